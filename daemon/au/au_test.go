@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -305,6 +306,7 @@ func TestGate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var u Unit
 		ctx := t.Context()
+		var mu sync.Mutex
 		var order []string
 		begin := func(name string, crawl bool, ctx context.Context) (end func(), done <-chan error) {
 			c := make(chan error, 1)
@@ -317,12 +319,14 @@ func TestGate(t *testing.T) {
 					leave, err = u.BeginHash(ctx)
 				}
 				if err == nil {
+					mu.Lock()
 					order = append(order, name)
+					mu.Unlock()
 				}
 				c <- err
 			}()
 			synctest.Wait()
-			return func() { leave(); leave() }, c
+			return func() { leave(); leave(); synctest.Wait() }, c
 		}
 		crawl1, _ := begin("crawl1", true, ctx)
 		hash1, _ := begin("hash1", false, ctx)
