@@ -13,7 +13,7 @@
 //	10 seal      modules away, root file system read-only
 //	11 files     what the daemon reads, derived from the settings
 //	12 daemon    start it and wait for its first health answer
-//	13 status    the status screen
+//	13 status    how long it took; the status screen follows
 //
 // Numbers are those of the design; a step that this release does not have leaves a gap.
 //
@@ -144,10 +144,11 @@ func (b *box) run(ctx context.Context) {
 		}
 	})
 	bootCtx, stopBoot := context.WithCancel(ctx)
-	booted := make(chan struct{})
 	b.worker(func() {
-		defer close(booted)
 		runSteps(bootCtx, b.list(ctx), b.report)
+		if bootCtx.Err() == nil {
+			b.watchScreen(ctx)
+		}
 	})
 	cmd := <-b.power
 	stopBoot()
@@ -170,7 +171,7 @@ func (b *box) list(ctx context.Context) []step {
 		{10, "seal", 5 * time.Second, func(context.Context) (string, error) { return b.seal(ctx) }},
 		{11, "files", time.Second, func(context.Context) (string, error) { return b.files(ctx) }},
 		{12, "daemon", 120 * time.Second, func(step context.Context) (string, error) { return b.daemon(ctx, step) }},
-		{13, "status", time.Second, func(context.Context) (string, error) { return b.status(ctx) }},
+		{13, "status", time.Second, b.status},
 	}
 }
 
@@ -312,29 +313,31 @@ func (b *box) State() platform.State {
 	return s
 }
 
-// status shows the screen now and whenever it changes.
-func (b *box) status(ctx context.Context) (string, error) {
-	b.worker(func() {
-		shown := ""
-		t := time.NewTicker(showOften)
-		defer t.Stop()
-		for {
-			if text := Screen(b.State()); text != shown {
-				b.con.Show(text)
-				shown = text
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-t.C:
-			}
-		}
-	})
+// status is step 13: the result of the boot.
+func (b *box) status(context.Context) (string, error) {
 	word := "up"
 	if b.State().Daemon.State == supervisor.Healthy {
 		word = "ready"
 	}
 	return fmt.Sprintf("%s in %.1f s", word, uptime().Seconds()), nil
+}
+
+// watchScreen shows the status screen, and again whenever it changes, until ctx ends.
+func (b *box) watchScreen(ctx context.Context) {
+	shown := ""
+	t := time.NewTicker(showOften)
+	defer t.Stop()
+	for {
+		if text := Screen(b.State()); text != shown {
+			b.con.Show(text)
+			shown = text
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
 }
 
 // uptime is the time since the kernel started.

@@ -138,7 +138,11 @@ func (b *box) plugMore() {
 // findStick is step 03. It waits for a stick that is slow to appear, and for ten minutes
 // more for one that was pulled out; then it restarts the box.
 func (b *box) findStick(ctx context.Context) (string, error) {
-	const patience = 30 * time.Second
+	const (
+		patience = 30 * time.Second
+		parts    = 5 * time.Second // for the kernel to make the nodes of the partitions
+	)
+	var seen time.Time
 	loader := b.loaderGUID()
 	start := time.Now()
 	told := false
@@ -147,6 +151,12 @@ func (b *box) findStick(ctx context.Context) (string, error) {
 		var s *media.Stick
 		if err == nil {
 			s, err = media.Decide(found, loader, b.info.ImageID)
+		}
+		if err == nil && seen.IsZero() {
+			seen = time.Now()
+		}
+		if err == nil && !s.Complete && time.Since(seen) < parts {
+			err = fmt.Errorf("%w: its partitions are not there yet", media.ErrNoStick)
 		}
 		if err == nil {
 			b.mu.Lock()
@@ -324,11 +334,12 @@ func (b *box) guardSticks(ctx context.Context, detach bool) {
 				if done[s.Place] {
 					continue
 				}
-				done[s.Place] = true
 				level, _, err := s.Lock()
 				if err == nil && detach && s.USB != "" {
 					err = s.Detach("/sys")
 				}
+				// Locked at once, and again when the last of its partitions has come.
+				done[s.Place] = s.Complete && err == nil
 				b.log.Warn("a stick was plugged in and locked", "device", s.Name, "lock", level, "err", err)
 			}
 			for p := range done {

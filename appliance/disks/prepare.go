@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/u-root/u-root/pkg/mount/block"
 	"golang.org/x/sys/unix"
 
 	"armarium/image/gpt"
@@ -212,10 +213,7 @@ func (k *Keeper) format(ctx context.Context, d Device, label string) (string, er
 	if err := partition(d, label); err != nil {
 		return "", err
 	}
-	path := d.Path + "1"
-	if last := d.Path[len(d.Path)-1]; last >= '0' && last <= '9' {
-		path = d.Path + "p1"
-	}
+	path := block.ComposePartName(d.Path, 1)
 	if err := appear(ctx, path); err != nil {
 		return "", err
 	}
@@ -230,10 +228,21 @@ func (k *Keeper) format(ctx context.Context, d Device, label string) (string, er
 	return path, nil
 }
 
-// partition looks once more whether the device is blank, through the same open file it then
-// writes, and tells the kernel of the new table. The file is closed after it, because the
-// maker of the file system wants the device for itself.
+// partition writes the table of a content disk and tells the kernel of it. The device is
+// closed in between: the kernel reads no table anew while somebody has the disk for himself.
 func partition(d Device, label string) error {
+	if err := writeTable(d, label); err != nil {
+		return err
+	}
+	if err := (&block.BlockDev{Name: d.Name}).ReadPartitionTable(); err != nil {
+		return fmt.Errorf("read partition table again: %w", err)
+	}
+	return nil
+}
+
+// writeTable looks once more whether the device is blank, through the same open file it
+// then writes.
+func writeTable(d Device, label string) error {
 	t, err := contentTable(d, label)
 	if err != nil {
 		return err
@@ -251,9 +260,6 @@ func partition(d Device, label string) error {
 	}
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("write partition table: %w", err)
-	}
-	if err := unix.IoctlSetInt(int(f.Fd()), unix.BLKRRPART, 0); err != nil {
-		return fmt.Errorf("read partition table again: %w", err)
 	}
 	return nil
 }

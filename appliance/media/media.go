@@ -51,6 +51,7 @@ type Stick struct {
 	Name     string   // kernel name, "sda"; for opening only
 	Path     string   // device node
 	Parts    []string // device nodes of the kernel's partitions
+	Complete bool     // all partitions of its table have their device nodes
 	Place    string   // path below /sys/devices
 	USB      string   // directory in sysfs of the USB device it is; "" when it is none
 	Size     int64
@@ -112,6 +113,13 @@ func inspect(sys, dev, name string, configType gpt.GUID) (Stick, error) {
 	config, ok := t.Find(configType)
 	if !ok || t.Size(config) < layout.Slots*layout.SlotSize {
 		return Stick{}, ErrNoStick
+	}
+	// A disk is there for a moment before its partitions are, and those before their nodes.
+	s.Complete = len(s.Parts) == len(t.Partitions)
+	for _, p := range s.Parts {
+		if _, err := os.Stat(p); err != nil {
+			s.Complete = false
+		}
 	}
 	s.GUIDs = []string{t.Disk.String()}
 	for _, p := range t.Partitions {
@@ -186,7 +194,8 @@ func ParseLoaderGUID(b []byte) string {
 	return g.String()
 }
 
-// Lock sets the kernel's write protection on the disk and each partition, tries to write to
+// Lock sets the kernel's write protection on the disk and each partition, so the stick has
+// to be Complete, or a partition that appears later is left out. It then tries to write to
 // all of them, and gives the level that was verified with a note how. An error means that a
 // write was accepted; it changed nothing, because it wrote what was there.
 func (s *Stick) Lock() (level, note string, err error) {

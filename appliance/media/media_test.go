@@ -89,6 +89,9 @@ func TestCandidates(t *testing.T) {
 		t.Fatalf("got %d candidates, %v", len(got), err)
 	}
 	s := got[0]
+	if s.Complete {
+		t.Error("a stick counts as complete with one of three partitions")
+	}
 	if s.USB != usb || !s.ReadOnly || len(s.Parts) != 1 || filepath.Base(s.Parts[0]) != "sda3" || s.Sealed() {
 		t.Errorf("got %+v", s)
 	}
@@ -97,6 +100,24 @@ func TestCandidates(t *testing.T) {
 	}
 	if _, err := Decide(got, "", thisImage); err != nil {
 		t.Error(err)
+	}
+
+	// The other partitions come, first in sysfs, then their nodes.
+	for _, n := range []string{"1", "2"} {
+		if err := errors.Join(os.MkdirAll(filepath.Join(dir, "sda"+n), 0o755), os.WriteFile(filepath.Join(dir, "sda"+n, "partition"), []byte(n), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, n := range []string{"", "sda1", "sda2", "sda3"} {
+		if n != "" {
+			if err := os.WriteFile(filepath.Join(root, "dev", n), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := Candidates(filepath.Join(root, "sys"), filepath.Join(root, "dev"))
+		if err != nil || len(got) != 1 || got[0].Complete != (i == 3) {
+			t.Errorf("with %d nodes: %+v, %v", i, got, err)
+		}
 	}
 }
 
