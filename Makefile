@@ -25,7 +25,8 @@ help: ## print this list
 setup: ## install the Debian packages that the other targets need
 	@missing=; for p in $(PACKAGES); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then echo "setup: installing$$missing"; \
-	  $(SUDO) apt-get update -q && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -q -y --no-install-recommends $$missing; fi
+	  $(SUDO) apt-get update -q && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -q -y --no-install-recommends $$missing; \
+	elif ! ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1; then $(SUDO) apt-get update -q; fi
 
 # The programs. PID 1 and the command line tool are pure Go; the daemon links SQLite statically.
 build/init: FORCE
@@ -90,4 +91,4 @@ fuzz: ## run every fuzz target for FUZZTIME
 	  done; done
 
 clean: ## delete build/, with all downloads
-	rm -rf build
+	rm -rf build 2>/dev/null || $(SUDO) rm -rf build

@@ -48,7 +48,7 @@ func run() int {
 		var remove func() error
 		if remove, err = world.SetAddress(); err == nil {
 			defer remove()
-			err = n.play(ctx, r, *image, world.Publication{Tree: *tree, Section: *section, Assets: []string{"_static", "_images"}}, *auto)
+			err = n.play(ctx, r, *image, world.Publication{Tree: *tree, Section: *section, Assets: assets(*tree)}, *auto)
 		}
 	}
 	if err := n.stop(); err != nil {
@@ -73,4 +73,15 @@ func (n *network) prepare(dir, plugins string) (err error) {
 		return err
 	}
 	return errors.Join(os.RemoveAll(n.dir), os.MkdirAll(n.dir, 0o755), os.CopyFS(filepath.Join(n.dir, "plugin"), os.DirFS(plugins)))
+}
+
+// assets are those directories of style sheets and images that the tree has; the plugin
+// collects them beside the section.
+func assets(tree string) (found []string) {
+	for _, name := range []string{"_static", "_images"} {
+		if fi, err := os.Stat(filepath.Join(tree, name)); err == nil && fi.IsDir() {
+			found = append(found, name)
+		}
+	}
+	return found
 }

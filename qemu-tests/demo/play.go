@@ -80,10 +80,36 @@ func (n *network) play(ctx context.Context, r *report, image string, pub world.P
 	if !auto {
 		return n.stayUp(ctx, b, au)
 	}
-	if err := n.damageAndRepair(ctx, r, b, au, first); err != nil {
+	pages, err := n.pages(ctx, b, au)
+	if err != nil {
 		return err
 	}
-	return n.afterwards(ctx, r, b, pub, stick)
+	if err := n.damageAndRepair(ctx, r, b, au, first, pages); err != nil {
+		return err
+	}
+	return n.afterwards(ctx, r, b, pub, stick, pages[0])
+}
+
+// minPage is the least size in bytes of a page that is damaged.
+const minPage = 8192
+
+// pages chooses three pages of the collection, spread over it.
+func (n *network) pages(ctx context.Context, b *box, au world.Row) ([]string, error) {
+	rows, err := b.Table(ctx, "aus/"+escape(au.Text("au"))+"/urls?limit=10000")
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, r := range rows {
+		u := r.Text("url")
+		if strings.HasPrefix(u, baseURL()+n.section+"/") && strings.HasSuffix(u, ".html") && r.Number("size") >= minPage {
+			all = append(all, u)
+		}
+	}
+	if len(all) < 4 {
+		return nil, fmt.Errorf("the collection has only %d pages of %d bytes or more; publish a larger one", len(all), minPage)
+	}
+	return []string{all[len(all)/4], all[len(all)/2], all[3*len(all)/4]}, nil
 }
 
 // stayUp tells a person what to try, and waits for Ctrl-C.
@@ -123,19 +149,18 @@ type damage struct {
 
 // damageAndRepair powers the box off, damages three URLs on its disk, boots it again, and
 // watches polls find and repair them.
-func (n *network) damageAndRepair(ctx context.Context, r *report, b *box, au, first world.Row) error {
+func (n *network) damageAndRepair(ctx context.Context, r *report, b *box, au, first world.Row, pages []string) error {
 	n.head("the box is powered off by its power button; three files are damaged on its disk")
 	if err := b.powerOff(ctx); err != nil {
 		return err
 	}
 	r.shown("the power button shuts the box down in order", "ACPI; the box went off by itself")
-	page := func(name string) string { return baseURL() + n.section + "/" + name }
 	list := []damage{
-		{"one byte altered", page("index.html"), func(ctx context.Context, node string) error {
-			return b.alter(ctx, node+"/#content/current", 5000)
+		{"one byte altered", pages[0], func(ctx context.Context, node string) error {
+			return b.alter(ctx, node+"/#content/current", minPage/2)
 		}},
-		{"one body removed", page("os.html"), func(ctx context.Context, node string) error { return b.remove(ctx, node+"/#content/current") }},
-		{"one URL removed whole", page("json.html"), b.removeNode},
+		{"one body removed", pages[1], func(ctx context.Context, node string) error { return b.remove(ctx, node+"/#content/current") }},
+		{"one URL removed whole", pages[2], b.removeNode},
 	}
 	dir := strings.TrimPrefix(au.Text("dir"), "/cache0")
 	if dir == "" || dir == au.Text("dir") {
@@ -223,10 +248,9 @@ func (n *network) damageAndRepair(ctx context.Context, r *report, b *box, au, fi
 }
 
 // afterwards stops the publisher, reads a page from the box, and compares the stick.
-func (n *network) afterwards(ctx context.Context, r *report, b *box, pub world.Publication, stick string) error {
+func (n *network) afterwards(ctx context.Context, r *report, b *box, pub world.Publication, stick, page string) error {
 	n.head("the publisher is gone")
 	n.publisher.Stop()
-	page := baseURL() + n.section + "/index.html"
 	if _, err := http.Get(page); err == nil {
 		return errors.New("the publisher still answers")
 	}
@@ -234,7 +258,7 @@ func (n *network) afterwards(ctx context.Context, r *report, b *box, pub world.P
 	if err != nil {
 		return err
 	}
-	original, err := os.ReadFile(filepath.Join(pub.Tree, n.section, "index.html"))
+	original, err := os.ReadFile(filepath.Join(pub.Tree, filepath.FromSlash(strings.TrimPrefix(page, baseURL()))))
 	if err != nil {
 		return err
 	}
