@@ -70,14 +70,16 @@ check: lint ## gofmt, vet, staticcheck, layers, short tests
 	$(GO) test -tags '$(TAGS)' ./daemon
 	$(GO) test -short -tags '$(TAGS)' $(UNIT)
 
-UNIT = $$($(GO) list ./... | grep -v '^armarium/qemu-tests$$')
+# qemu-tests boots machines; with -short its package vm, the machine driver, does not.
+UNIT = $$($(GO) list ./... | grep -v -e '^armarium/qemu-tests$$' -e '^armarium/qemu-tests/vm$$')
 
 test: setup lint build/armarium build/armarium.img ## all tests: units with the race detector, kills of the daemon, QEMU
 	$(GO) test -race -tags '$(TAGS)' $(UNIT)
+	$(GO) test -race -short -tags '$(TAGS)' ./qemu-tests/vm
 	$(GO) test -count=1 -timeout 30m -tags '$(TAGS)' ./qemu-tests
 
-qemu: setup build/armarium build/armarium.img ## the QEMU tests alone, verbose
-	$(GO) test -count=1 -timeout 30m -v -tags '$(TAGS)' ./qemu-tests
+qemu: setup build/armarium build/armarium.img ## all tests that boot machines or kill the daemon, verbose
+	$(GO) test -count=1 -timeout 30m -v -tags '$(TAGS)' ./qemu-tests ./qemu-tests/vm
 
 bench: setup build/armarium build/armarium.img ## measure beside peers; table, and build/bench.jsonl
 	$(GO) run -tags '$(TAGS)' ./qemu-tests/bench -bin build -o build/bench.jsonl

@@ -279,7 +279,8 @@ func (b *box) files(ctx context.Context) (string, error) {
 		return "", note("none without settings")
 	}
 	uid, gid := s.Appliance.DaemonUID, s.Appliance.DaemonGID
-	err := give(platformFile, s.PlatformFile(), 0o440, uid, gid)
+	// The daemon reads it and owns it not: who could write it could let himself in.
+	err := give(platformFile, s.PlatformFile(), 0o440, 0, gid)
 	if err == nil {
 		err = os.MkdirAll(keysDir, 0o700)
 	}

@@ -308,7 +308,7 @@ func appear(ctx context.Context, path string) error {
 
 // ReadNode gives the node id of the content disk mounted at dir, "" when it has none yet.
 func ReadNode(dir string) (string, error) {
-	f, err := os.OpenFile(filepath.Join(dir, nodeFile), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	f, err := os.OpenFile(filepath.Join(dir, nodeFile), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}

@@ -33,6 +33,9 @@ const (
 	leastLease = 30 * time.Second
 	mostLease  = 30 * 24 * time.Hour
 	retryAfter = 5 * time.Second // after a try without an answer
+
+	linkMost = 10 * time.Second // for a link; not every driver tells of one
+	linkLook = 50 * time.Millisecond
 )
 
 // errRefused says that the server takes the address back.
@@ -49,6 +52,10 @@ type leaser interface {
 
 // serve keeps an interface's lease until ctx ends.
 func (n *Network) serve(ctx context.Context, i Interface) {
+	// What is sent before there is a link is lost, and the next try comes seconds later.
+	for end := time.Now().Add(linkMost); ctx.Err() == nil && !hasLink(i.Index) && time.Now().Before(end); {
+		pause(ctx, linkLook)
+	}
 	var have Grant
 	l := &dhcp{name: i.Name, host: n.c.Hostname}
 	defer l.Close()

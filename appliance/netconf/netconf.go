@@ -225,10 +225,20 @@ func interfaces() ([]Interface, error) {
 		if a.Flags&net.FlagLoopback != 0 || l.Type() != "device" || len(a.HardwareAddr) != 6 {
 			continue
 		}
-		all = append(all, Interface{Index: a.Index, Name: a.Name, MAC: a.HardwareAddr.String(),
-			Carrier: a.Flags&net.FlagRunning != 0 || a.OperState == netlink.OperUp})
+		all = append(all, Interface{Index: a.Index, Name: a.Name, MAC: a.HardwareAddr.String(), Carrier: carrier(a)})
 	}
 	return all, nil
+}
+
+// carrier tells whether an interface has a link.
+func carrier(a *netlink.LinkAttrs) bool {
+	return a.Flags&net.FlagRunning != 0 || a.OperState == netlink.OperUp
+}
+
+// hasLink asks the kernel whether an interface has a link.
+func hasLink(index int) bool {
+	l, err := netlink.LinkByIndex(index)
+	return err == nil && carrier(l.Attrs())
 }
 
 func up(name string) error {

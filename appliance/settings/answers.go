@@ -436,10 +436,10 @@ func (f *form) disks(a *Answers) {
 	}
 	f.values["LOCKSS_DISK_PATHS"] = strings.Join(paths, ";")
 	switch tmp := f.get("LOCKSS_TMPDIR", paths[0]+"/tmp"); {
-	case tmp == "/tmp" || slices.ContainsFunc(paths, func(p string) bool { return strings.HasPrefix(tmp, p+"/") && !strings.Contains(tmp, "..") }):
+	case mayBeTmp(tmp, paths):
 		f.values["LOCKSS_TMPDIR"] = tmp
 	default:
-		f.fault("LOCKSS_TMPDIR", fmt.Sprintf("%q is on no content disk", tmp), "write "+paths[0]+"/tmp, or leave it out")
+		f.fault("LOCKSS_TMPDIR", fmt.Sprintf("%q is not the directory tmp of a content disk", tmp), "write "+paths[0]+"/tmp, or leave it out")
 	}
 
 	a.CacheDisks = f.get("CACHE_DISKS", DisksByLabel)

@@ -282,10 +282,14 @@ func parseBody(body []byte) (*Sealed, error) {
 	if _, ok := propsURLs(s.Config["LOCKSS_PROPS_URL"]); !ok {
 		return nil, bad("config.dat", "LOCKSS_PROPS_URL is not understood")
 	}
-	for p := range strings.SplitSeq(s.Config["LOCKSS_DISK_PATHS"], ";") {
+	paths := strings.Split(s.Config["LOCKSS_DISK_PATHS"], ";")
+	for _, p := range paths {
 		if _, ok := diskNumber(p); !ok {
 			return nil, bad("config.dat", "LOCKSS_DISK_PATHS names %q", p)
 		}
+	}
+	if !mayBeTmp(s.TmpDir(), paths) {
+		return nil, bad("config.dat", "LOCKSS_TMPDIR %q is not the directory tmp of a content disk", s.TmpDir())
 	}
 	d := json.NewDecoder(bytes.NewReader(appliance))
 	d.DisallowUnknownFields()

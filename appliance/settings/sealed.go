@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -38,6 +39,12 @@ func (s *Sealed) Mounts() []string {
 		m = append(m, strings.TrimSuffix(p, "/gamma"))
 	}
 	return m
+}
+
+// mayBeTmp tells whether dir may be the temporary directory. It is emptied at each start, so
+// it must not be, hold or be reached through anything that is preserved.
+func mayBeTmp(dir string, paths []string) bool {
+	return dir == "/tmp" || slices.ContainsFunc(paths, func(p string) bool { return dir == p+"/tmp" })
 }
 
 // TmpDir is the daemon's temporary directory.

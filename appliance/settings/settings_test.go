@@ -109,7 +109,10 @@ func TestParseAnswersFaults(t *testing.T) {
 		{"ntp", "NTP_SERVERS=a b c d e", "LINE: NTP_SERVERS has more than 4 servers"},
 		{"dns", "DNS=dns.example.org", "LINE: DNS"},
 		{"serials", "CACHE_DISKS=serial:", "LINE: CACHE_DISKS names no serial number"},
-		{"tmp", "LOCKSS_TMPDIR=/etc", `LINE: LOCKSS_TMPDIR "/etc" is on no content disk`},
+		{"tmp", "LOCKSS_TMPDIR=/etc", `LINE: LOCKSS_TMPDIR "/etc" is not the directory tmp of`},
+		{"tmp is content root", "LOCKSS_TMPDIR=/cache0/gamma/", `LINE: LOCKSS_TMPDIR "/cache0/gamma/" is not`},
+		{"tmp is content root itself", "LOCKSS_TMPDIR=/cache0/gamma/.", `LINE: LOCKSS_TMPDIR "/cache0/gamma/." is not`},
+		{"tmp is content", "LOCKSS_TMPDIR=/cache0/gamma/cache", `LINE: LOCKSS_TMPDIR "/cache0/gamma/cache" is not`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			key, _, ok := strings.Cut(c.line, "=")
