@@ -58,7 +58,10 @@ func Entries(props map[string]string) ([]Entry, []error) {
 		case keyRoot:
 			e.Root = v
 		case keyDisabled:
-			e.Disabled, _ = strconv.ParseBool(v)
+			switch strings.ToLower(v) {
+			case "true", "yes", "y", "on", "1":
+				e.Disabled = true
+			}
 		case keyName:
 			e.Name = v
 		default:

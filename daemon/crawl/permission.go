@@ -90,9 +90,11 @@ const (
 	maxRDF = 65535 // characters
 )
 
-// licenseRDF looks for an RDF block, also in comments, whose licence permits distribution.
+// licenseRDF looks for an RDF block, also in comments, whose licence permits distribution. Of
+// a page that begins more than maxBlocks, which no page does, the rest is not looked at.
 func licenseRDF(page string) bool {
-	for {
+	const maxBlocks = 100
+	for range maxBlocks {
 		i := strings.Index(page, "<rdf:RDF")
 		if i < 0 {
 			return false
@@ -108,6 +110,7 @@ func licenseRDF(page string) bool {
 		}
 		page = page[1:]
 	}
+	return false
 }
 
 func permitsDistribution(rdf string) bool {

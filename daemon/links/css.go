@@ -22,9 +22,9 @@ const (
 // searched ignoring case, in comments too. Group 2 is the link.
 func CSS(r io.Reader, base string, emit func(string)) error {
 	br := bufio.NewReader(r)
-	win := make([]rune, 0, cssWindow)
+	var win []rune // style attributes are many and short
 	for {
-		for len(win) < cap(win) {
+		for len(win) < cssWindow {
 			c, err := cssRune(br)
 			if errors.Is(err, io.EOF) {
 				cssLinks(win, base, emit)
@@ -59,8 +59,9 @@ func cssRune(br *bufio.Reader) (rune, error) {
 }
 
 func cssLinks(t []rune, base string, emit func(string)) {
+	s := cssSearch{t: t, end: -1, line: -1}
 	for i := 0; i < len(t); {
-		link, next := cssMatch(t, i)
+		link, next := s.match(i)
 		if next == 0 {
 			i++
 			continue
@@ -74,9 +75,34 @@ func cssLinks(t []rune, base string, emit func(string)) {
 	}
 }
 
-// cssMatch matches the expression at i; next is where the search goes on, 0 for no match.
-func cssMatch(t []rune, i int) (link []rune, next int) {
-	p := 0
+// A cssSearch goes through a window from its beginning to its end. It remembers what lies
+// ahead, so that many beginnings of links without an end take no longer than few.
+type cssSearch struct {
+	t    []rune
+	end  int // next ")" or ";", or len(t)
+	run  int // beginning of the white space before it
+	line int // next end of a line, or len(t)
+}
+
+// ahead brings the search up to p.
+func (s *cssSearch) ahead(p int) {
+	if s.end < p {
+		s.run = p
+		for s.end = p; s.end < len(s.t) && !cssEnd(s.t, s.end); s.end++ {
+			if !asciiSpace(s.t[s.end]) {
+				s.run = s.end + 1
+			}
+		}
+	}
+	if s.line < p {
+		for s.line = p; s.line < len(s.t) && !lineEnd(s.t[s.line]); s.line++ {
+		}
+	}
+}
+
+// match matches the expression at i; next is where the search goes on, 0 for no match.
+func (s *cssSearch) match(i int) (link []rune, next int) {
+	t, p := s.t, 0
 	switch t[i] {
 	case '@':
 		if !foldPrefix(t[i:], "@import") {
@@ -97,7 +123,12 @@ func cssMatch(t []rune, i int) (link []rune, next int) {
 		return nil, 0
 	}
 	p = skipSpace(t, p)
-	if p < len(t) && (t[p] == '"' || t[p] == '\'') {
+	s.ahead(p)
+	last := max(p, s.run) // character of the link, or the quote, before the first end
+	if s.end == len(t) || last-1 > s.line || last-1 > p+1+cssLongest {
+		return nil, 0
+	}
+	if t[p] == '"' || t[p] == '\'' {
 		for k := p + 1; k < len(t) && k-p-1 <= cssLongest; k++ {
 			if t[k] == t[p] {
 				if m := skipSpace(t, k+1); cssEnd(t, m) {
@@ -109,18 +140,8 @@ func cssMatch(t []rune, i int) (link []rune, next int) {
 			}
 		}
 	}
-	tried := p // white space up to here is known not to end the link
-	for k := p; k < len(t) && k-p <= cssLongest; k++ {
-		if k >= tried {
-			m := skipSpace(t, k)
-			if cssEnd(t, m) {
-				return t[p:k], m + 1
-			}
-			tried = m
-		}
-		if lineEnd(t[k]) {
-			break
-		}
+	if last <= s.line && last-p <= cssLongest {
+		return t[p:last], s.end + 1
 	}
 	return nil, 0
 }

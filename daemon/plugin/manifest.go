@@ -41,6 +41,7 @@ func parseManifest(b []byte) (main section, rest []section, err error) {
 	for pos := 0; pos < len(b); {
 		start := pos
 		var lines [][]byte
+		joined := false // the last line is a copy of its own
 		for pos < len(b) {
 			line, n := cutLine(b[pos:])
 			pos += n
@@ -52,10 +53,13 @@ func parseManifest(b []byte) (main section, rest []section, err error) {
 					return main, nil, errors.New("a continuation line without a line to continue")
 				}
 				last := len(lines) - 1
-				lines[last] = append(bytes.Clone(lines[last]), line[1:]...)
+				if !joined {
+					lines[last], joined = bytes.Clone(lines[last]), true
+				}
+				lines[last] = append(lines[last], line[1:]...)
 				continue
 			}
-			lines = append(lines, line)
+			lines, joined = append(lines, line), false
 		}
 		if len(lines) == 0 && !first {
 			continue // more than one empty line

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -155,10 +156,13 @@ func flagGroup(s []rune) int {
 	return 0
 }
 
+// maxClassName limits how far the end of a [:name:] is looked for, characters.
+const maxClassName = 40
+
 func indexRunes(s []rune, sub string) int {
 	want := []rune(sub)
-	for i := 0; i+len(want) <= len(s); i++ {
-		if string(s[i:i+len(want)]) == sub {
+	for i := 0; i+len(want) <= min(len(s), maxClassName); i++ {
+		if slices.Equal(s[i:i+len(want)], want) {
 			return i
 		}
 	}

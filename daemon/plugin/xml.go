@@ -136,6 +136,7 @@ func parseXML(b []byte) (*element, error) {
 	d.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil }
 	var root *element
 	var stack []*element
+	var texts []*strings.Builder // of the open elements
 	n := 0
 	for {
 		tok, err := d.Token()
@@ -166,12 +167,14 @@ func parseXML(b []byte) (*element, error) {
 			} else {
 				root = e
 			}
-			stack = append(stack, e)
+			stack, texts = append(stack, e), append(texts, new(strings.Builder))
 		case xml.EndElement:
-			stack = stack[:len(stack)-1]
+			top := len(stack) - 1
+			stack[top].text = texts[top].String()
+			stack, texts = stack[:top], texts[:top]
 		case xml.CharData:
-			if len(stack) > 0 {
-				stack[len(stack)-1].text += string(t)
+			if len(texts) > 0 {
+				texts[len(texts)-1].Write(t)
 			}
 		}
 	}

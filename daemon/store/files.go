@@ -109,7 +109,21 @@ func (d *dir) mkdir(name string) error {
 	if err := retry(func() error { return unix.Mkdirat(d.fd(), name, 0o755) }); err != nil {
 		return d.fail("mkdir", name, err)
 	}
+	if down, err := d.sub(name); err == nil {
+		d.giveTo(down.f)
+		down.close()
+	}
 	return d.sync()
+}
+
+// giveTo gives what was made in d to the owner of d: so a disk that was adopted stays that of
+// the user of its 1.x node, which may take it back (repository.md 10). Only root can do that,
+// and where it fails the file can still be read by all.
+func (d *dir) giveTo(f *os.File) {
+	var st unix.Stat_t
+	if os.Geteuid() == 0 && unix.Fstat(d.fd(), &st) == nil && (st.Uid != 0 || st.Gid != 0) {
+		_ = f.Chown(int(st.Uid), int(st.Gid))
+	}
 }
 
 // open opens a regular file for reading.
@@ -132,7 +146,11 @@ func (d *dir) open(name string) (*os.File, error) {
 
 // create opens a file for writing and empties it.
 func (d *dir) create(name string, mode uint32) (*os.File, error) {
-	return d.openat(name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, mode)
+	f, err := d.openat(name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, mode)
+	if err == nil {
+		d.giveTo(f)
+	}
+	return f, err
 }
 
 // stat describes a name of d; of a link, the link itself.

@@ -61,7 +61,9 @@ func (u *Unit) recovery(cd *dir) (steps []string, err error) {
 		n := strconv.Itoa(versionOf(props))
 		switch {
 		case has[inactive] && !has[inactiveProps]:
-			move(inactive, current)
+			if sum := props[keyChecksum]; sum == "" || matches(cd, inactive, sum) {
+				move(inactive, current)
+			}
 		case !has[n] || has[n+".props"]:
 		case has[temp] && u.tempIsWhole(cd, versionOf(props)+1):
 			move(currentProps, n+".props")

@@ -19,6 +19,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"armarium/daemon/javaprops"
 	"armarium/daemon/lockss"
 )
@@ -512,6 +514,24 @@ func TestSeal(t *testing.T) {
 	if got := problems(t, u); got != nil {
 		t.Errorf("problems %q", got)
 	}
+	// Properties that could not be read again would hide the bytes.
+	if _, err := tryPut(u, url, "four", map[string]string{"x": strings.Repeat("é", maxProps/6)}); err == nil {
+		t.Error("properties beyond the limit are stored")
+	}
+	if got := history(t, u, url); got != "3:three 2:two 1:one" {
+		t.Errorf("versions %s", got)
+	}
+	// What lies in the way of deactivation is not overwritten.
+	lost := filepath.Join(u.Dir(), "press.example/http/a", contentDir, inactive)
+	if err := os.WriteFile(lost, []byte("lost"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Deactivate(url); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("deactivate over %s: %v", lost, err)
+	}
+	if err := os.Remove(lost); err != nil {
+		t.Fatal(err)
+	}
 	for _, url := range []string{"http://press.example/..", "http:///x", "mailto:a@b", "", "http://press.example/\xff"} {
 		if _, err := u.New(url); err == nil {
 			t.Errorf("New(%q) succeeds", url)
@@ -636,6 +656,7 @@ func TestOddContent(t *testing.T) {
 		{name: "old without current, properties not moved", files: map[string]string{"1": "a", currentProps: props(1), temp: "b", tempProps: props(2) + "content-length=1\n"}, want: "2:b 1:a", after: "3:new 2:b 1:a"},
 		{name: "properties to be moved", files: map[string]string{"1": "a", "1.props": props(1), current: "b", tempProps: props(2)}, want: "2:b 1:a", after: "3:new 2:b 1:a"},
 		{name: "half deactivated", files: map[string]string{inactive: "a", currentProps: props(2)}, want: "2:a", after: "3:new 2:a"},
+		{name: "half deactivated, other bytes", files: map[string]string{inactive: "a", currentProps: props(2) + "x-lockss-checksum=MD5:00\n"}, want: "2:missing", after: "3:new"},
 		{name: "half revived", files: map[string]string{current: "a", inactiveProps: props(2)}, want: "2:a", after: "3:new 2:a"},
 		{name: "kept properties", files: map[string]string{current: "a", currentProps: props(2), "2.props-1352196000000": props(2), "1": "b", "1.props": props(1)}, want: "2:a 1:b", after: "3:new 2:a 1:b"},
 	} {
@@ -980,5 +1001,38 @@ func TestOpenContent(t *testing.T) {
 		if err != nil || string(got) != c.want {
 			t.Errorf("%s: %d bytes, %v, want %d", c.name, len(got), err, len(c.want))
 		}
+	}
+}
+
+// What is added to the disk of a 1.x node belongs to its user.
+func TestOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root may give files away")
+	}
+	u := newUnitIn(t, t.TempDir())
+	const owner = 12345
+	if err := os.Chown(u.Dir(), owner, owner); err != nil {
+		t.Fatal(err)
+	}
+	put(t, u, "http://press.example/a/b", "one", nil)
+	put(t, u, "http://press.example/a/b", "two", nil)
+	if err := u.WriteState("#au_state.xml", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	err := filepath.WalkDir(u.Dir(), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || filepath.Base(path) == unitIDFile {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		if st.Uid != owner || st.Gid != owner {
+			t.Errorf("%s belongs to %d:%d", path, st.Uid, st.Gid)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -205,6 +205,10 @@ func (u *Unit) lookOnce(comps []string) (*content, error) {
 	}
 	c := &content{dir: cd}
 	c.props, err = readProps(cd, currentProps)
+	if shortage(err) {
+		cd.close()
+		return nil, err
+	}
 	if err != nil || versionOf(c.props) == 0 {
 		// Properties that are missing, malformed or without number mean no content; the
 		// reason is told by Check.
@@ -221,6 +225,12 @@ func (u *Unit) lookOnce(comps []string) (*content, error) {
 		c.body = err
 	}
 	return c, nil
+}
+
+// shortage says whether an error tells of this process and not of the disk: what could not be
+// opened may be all right (repository.md 13).
+func shortage(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 
 // misplaced explains a file, or a link, where a directory is expected.
@@ -339,6 +349,14 @@ func (u *Unit) Deactivate(url string) error {
 
 func (u *Unit) deactivate(comps []string) error {
 	return u.change(comps, func(c *content) error {
+		// Leftovers beside an active version are not overwritten.
+		for _, name := range []string{inactive, inactiveProps} {
+			if _, err := c.stat(name); err == nil {
+				return &LayoutError{Path: c.path(name), Hint: "move it away, it stands beside a current version", Err: fs.ErrExist}
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
 		if err := u.setNodeProps(comps, map[string]string{"node.content.isInactive": "true"}); err != nil {
 			return err
 		}
@@ -429,7 +447,11 @@ func (u *Unit) writeProps(cd *dir, comps []string, name string, props map[string
 	if err != nil {
 		return err
 	}
-	return cd.write(name, javaprops.Append(nil, []string{"HTTP headers for " + node, dateComment()}, props), 0o644)
+	b := javaprops.Append(nil, []string{"HTTP headers for " + node, dateComment()}, props)
+	if len(b) > maxProps {
+		return fmt.Errorf("properties of %d bytes: the limit is %d", len(b), maxProps)
+	}
+	return cd.write(name, b, 0o644)
 }
 
 // rename is a step of storing.

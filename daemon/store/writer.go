@@ -309,9 +309,11 @@ func (w *Writer) install(props map[string]string) (Sealed, error) {
 	}
 	number := 0 // of the current version
 	if has[currentProps] {
-		if old, err := readProps(cd, currentProps); err == nil {
-			number = versionOf(old)
+		old, err := readProps(cd, currentProps)
+		if shortage(err) {
+			return undo(err)
 		}
+		number = versionOf(old)
 	}
 	if has[current] && number > 0 {
 		same, err := w.same()
@@ -401,6 +403,9 @@ func (w *Writer) same() (bool, error) {
 	}
 	defer a.Close()
 	b, err := w.cd.open(current)
+	if shortage(err) {
+		return false, err
+	}
 	if err != nil {
 		w.unit.store.log.Warn("current version cannot be read and is kept as an older one", "au", w.unit.id, "url", w.url, "err", err)
 		return false, nil
