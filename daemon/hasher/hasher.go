@@ -191,7 +191,8 @@ type run struct {
 }
 
 // Hash digests what r names and calls emit for each URL, in canonical order, one call at a
-// time. Errors wrap [ErrNoAU], [ErrTimeout], [ErrStopped], or are those of ctx or emit.
+// time. Errors wrap [ErrNoAU], [ErrTimeout], [ErrStopped], or are those of ctx or emit. A hash
+// that had to wait for a crawl until its deadline gives both [ErrNoTime] and ErrTimeout.
 func (h *Hasher) Hash(ctx context.Context, r Request, emit func(lcap.HashedBlock) error) error {
 	h.mu.Lock()
 	if h.stopped {
@@ -211,6 +212,9 @@ func (h *Hasher) Hash(ctx context.Context, r Request, emit func(lcap.HashedBlock
 		defer end()
 	}
 	err := h.hash(ctx, r, emit)
+	if err != nil {
+		h.Release(r.AU, r.Deadline) // if it has not even begun
+	}
 	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = context.Cause(ctx)
 	}
@@ -243,6 +247,9 @@ func (h *Hasher) hash(ctx context.Context, r Request, emit func(lcap.HashedBlock
 	}
 	end, err := unit.BeginHash(ctx)
 	if err != nil {
+		if cause := context.Cause(ctx); errors.Is(cause, ErrTimeout) {
+			return fmt.Errorf("the unit was being crawled all the time: %w, %w", ErrNoTime, cause)
+		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

@@ -518,9 +518,24 @@ func TestHashWaitsForStartAndCrawl(t *testing.T) {
 			t.Errorf("hashed after %v, %v, want after the crawl of 3m", at, err)
 		}
 		unit.crawl.Lock()
-		err = h.Hash(context.Background(), Request{AU: testAU, Deadline: time.Now().Add(time.Minute)}, func(lcap.HashedBlock) error { return nil })
-		if !errors.Is(err, ErrTimeout) {
-			t.Errorf("crawled beyond the deadline: %v, want %v", err, ErrTimeout)
+		deadline := time.Now().Add(time.Minute)
+		err = h.Hash(context.Background(), Request{AU: testAU, Deadline: deadline}, func(lcap.HashedBlock) error { return nil })
+		if !errors.Is(err, ErrTimeout) || !errors.Is(err, ErrNoTime) {
+			t.Errorf("crawled beyond the deadline: %v, want %v and %v", err, ErrTimeout, ErrNoTime)
+		}
+		// A hash that is given up while it waits leaves no promise behind.
+		deadline = time.Now().Add(time.Hour)
+		if err := h.Reserve(testAU, time.Now(), deadline, 40*time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		err = h.Hash(ctx, Request{AU: testAU, Deadline: deadline}, func(lcap.HashedBlock) error { return nil })
+		if errors.Is(err, ErrNoTime) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("given up: %v, want %v alone", err, context.DeadlineExceeded)
+		}
+		if err := h.Reserve(testAU, time.Now(), deadline, 40*time.Minute); err != nil {
+			t.Errorf("after the hash was given up: %v", err)
 		}
 	})
 }

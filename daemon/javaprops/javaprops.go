@@ -16,6 +16,7 @@
 package javaprops
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"slices"
@@ -102,18 +103,21 @@ func nextLine(dst, b []byte, n int) (logical, rest []byte, line int, ok bool) {
 			slashes++
 		}
 		if slashes%2 == 0 {
-			dst = append(dst, text...)
-			break
+			return append(dst, text...), rest, n, true
 		}
 		dst = append(dst, text[:len(text)-1]...)
 		if len(rest) == 0 {
-			break // a backslash at the end of the input stands for nothing
+			// A backslash at the end of the input stands for nothing. In a line of its
+			// own it makes an empty key, unless CRLF follows.
+			return dst, rest, n, len(dst) > 0 || !bytes.HasSuffix(b, []byte("\r\n"))
+		}
+		if len(dst) == 0 {
+			return dst, rest, n, false // nothing to continue: the next line begins anew
 		}
 		text, rest = natural(rest)
 		n++
 		text = trimSpace(text)
 	}
-	return dst, rest, n, len(dst) > 0
 }
 
 // split cuts a logical line at the first unescaped '=', ':' or white space.

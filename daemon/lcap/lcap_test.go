@@ -149,7 +149,8 @@ func TestEncodedPropertyVectorsTypedValues(t *testing.T) {
 
 func TestDoubleForms(t *testing.T) {
 	for text, want := range map[string]float64{"5e-1": 0.5, "5E-1": 0.5, " .5 ": 0.5, "+1.": 1, "1d": 1, "1.5f": 1.5, "1e400": math.Inf(1),
-		"-Infinity": math.Inf(-1), "half": -9, "": -9, "0x1p-1": -9, "1_0": -9, "inf": -9, "d": -9} {
+		"-Infinity": math.Inf(-1), "half": -9, "": -9, "0x1p-1": -9, "1_0": -9, "inf": -9, "d": -9,
+		".1 0": -9, "5 f": -9, "-+Infinity": -9, "1.0D": 1} {
 		if got := doubleProp(map[string]string{"k": text}, "k", -9); got != want {
 			t.Errorf("%q reads as %v, want %v", text, got, want)
 		}

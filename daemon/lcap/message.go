@@ -466,14 +466,16 @@ func millis(n int64) time.Duration {
 // doubleProp reads decimal and exponent forms and NaN, as Java does.
 func doubleProp(p map[string]string, key string, absent float64) float64 {
 	s := strings.TrimSpace(p[key])
-	switch strings.TrimLeft(s, "+-") {
-	case "NaN":
+	switch s {
+	case "NaN", "+NaN", "-NaN":
 		return math.NaN()
-	case "Infinity":
-		return math.Inf(1 - 2*strings.Count(s, "-"))
+	case "Infinity", "+Infinity":
+		return math.Inf(1)
+	case "-Infinity":
+		return math.Inf(-1)
 	}
-	if len(s) > 1 {
-		s = strings.TrimRight(s[:len(s)-1], " ") + strings.Trim(s[len(s)-1:], "dDfF")
+	if n := len(s) - 1; n > 0 && strings.IndexByte("dDfF", s[n]) >= 0 {
+		s = s[:n]
 	}
 	if strings.Trim(s, "+-0123456789.eE") != "" {
 		return absent

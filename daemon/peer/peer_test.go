@@ -418,6 +418,15 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+func TestHeardKeepsLittle(t *testing.T) {
+	p := newPeers(t, &memFiles{files: map[string]string{}}, nil, params())
+	p.Heard(now, p2, 10, []string{"a", "b"}, 5)
+	p.Heard(now, p2, 10, []string{strings.Repeat("x", maxGroups)}, 5)
+	if s := p.Known()[p2]; s.Messages != 2 || !slices.Equal(s.Groups, []string{"a", "b"}) {
+		t.Errorf("%.200q", fmt.Sprint(s))
+	}
+}
+
 func TestWillingRepairers(t *testing.T) {
 	p := newPeers(t, &memFiles{files: map[string]string{}}, nil, params())
 	if err := p.Signal(au, PORHint, map[lockss.PeerID]float32{p1: 0.5, p2: 0.6, p3: 1}, now); err != nil {
@@ -450,4 +459,30 @@ func FuzzAgreements(f *testing.F) {
 			t.Errorf("record read back as %+v", g)
 		}
 	})
+}
+
+// TestFloodOfStrangers: whoever introduces himself with thousands of identities keeps neither
+// configured peers nor those that talk to us from being known, not even after a restart.
+func TestFloodOfStrangers(t *testing.T) {
+	k := &memKeeper{}
+	c := params()
+	p := newPeers(t, &memFiles{files: map[string]string{}}, k, c)
+	p.Heard(time.Unix(1e9, 0), p1, 10, nil, 3)
+	for i := range maxKnown + 10 {
+		p.Learn(lockss.PeerID(fmt.Sprintf("TCP:[10.%d.%d.%d]:9729", i>>16, i>>8&255, i&255)))
+	}
+	p.Heard(time.Unix(1e9, 0), p2, 10, nil, 3)
+	if err := p.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	c.InitialPeers = []string{string(p3)}
+	known := newPeers(t, &memFiles{files: map[string]string{}}, k, c).Known()
+	for _, id := range []lockss.PeerID{p1, p2, p3} {
+		if _, ok := known[id]; !ok {
+			t.Errorf("%s is not known", id)
+		}
+	}
+	if len(known) > maxKnown+1 {
+		t.Errorf("%d peers are known, want at most %d and the configured ones", len(known), maxKnown)
+	}
 }

@@ -94,8 +94,12 @@ type Candidate struct {
 	Weight float64
 }
 
-// maxKnown bounds the known peers: nominations are claims of strangers.
-const maxKnown = 10000
+// maxKnown bounds the known peers: nominations are claims of strangers. maxGroups bounds the
+// groups kept of each, in bytes; longer ones count as unknown.
+const (
+	maxKnown  = 10000
+	maxGroups = 4096
+)
 
 // settings are Params parsed.
 type settings struct {
@@ -251,14 +255,15 @@ func parseSubnet(t string) (netip.Prefix, error) {
 }
 
 // learn makes a peer known; p.mu is held. The result is nil for ourselves, and for a stranger
-// when too many are known.
+// when too many are known. Those of the configured list always have a place: whoever claims
+// thousands of identities must not keep us from those we were told of.
 func (p *Peers) learn(id lockss.PeerID) *Stats {
 	if id == p.local || id == "" {
 		return nil
 	}
 	s := p.known[id]
 	if s == nil {
-		if len(p.known) >= maxKnown {
+		if len(p.known) >= maxKnown && !p.forgetSilent() && !p.set.initial[id] {
 			return nil
 		}
 		s = &Stats{}
@@ -266,6 +271,18 @@ func (p *Peers) learn(id lockss.PeerID) *Stats {
 		p.updates++
 	}
 	return s
+}
+
+// forgetSilent forgets one stranger that never sent a message; p.mu is held. It is false when
+// there is none.
+func (p *Peers) forgetSilent() bool {
+	for id, s := range p.known {
+		if s.Messages == 0 && !p.set.initial[id] {
+			delete(p.known, id)
+			return true
+		}
+	}
+	return false
 }
 
 // update changes the statistics of a peer and saves them now and then.
@@ -317,10 +334,14 @@ func (p *Peers) Learn(ids ...lockss.PeerID) {
 
 // Heard notes a message. groups is nil if it carried none.
 func (p *Peers) Heard(now time.Time, from lockss.PeerID, opcode int, groups []string, revision byte) {
+	size := 0
+	for _, g := range groups {
+		size += len(g) + 1
+	}
 	p.update(from, func(s *Stats) {
 		s.LastMessage, s.LastOpcode, s.Revision = now, opcode, revision
 		s.Messages++
-		if len(groups) > 0 {
+		if len(groups) > 0 && size <= maxGroups {
 			s.Groups, s.GroupsAt = groups, now
 		}
 	})

@@ -86,11 +86,35 @@ type run struct {
 	hashed   bool      // it was asked for; of drive alone
 	log      *slog.Logger
 
+	serving sync.Mutex // one copy for repairs is read at a time
+
 	mu      sync.Mutex
 	m       machine
 	effects []Effect
+	bodies  int       // effects not executed yet that hold the body of a URL
+	light   sync.Cond // bodies is 0
 	wake    chan struct{}
 	ended   time.Time
+}
+
+// heavy reports whether an effect holds the body of a URL.
+func heavy(e Effect) bool {
+	switch e := e.(type) {
+	case Store:
+		return true
+	case Send:
+		return e.M.Opcode == lcap.OpRepairRep
+	}
+	return false
+}
+
+// settle waits until no effect holds the body of a URL: who gives us one waits for it.
+func (r *run) settle() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.bodies > 0 {
+		r.light.Wait()
+	}
 }
 
 // maxRecent bounds the ended polls and votes kept for display.
@@ -187,7 +211,7 @@ func (a *Auditor) poke() {
 // begin starts the goroutine of a machine. register enters it among the running ones, with a.mu
 // held, and may refuse; begin is false then, and if the auditor is not running.
 func (a *Auditor) begin(r *run, register func() bool) bool {
-	r.wake = make(chan struct{}, 1)
+	r.wake, r.light.L = make(chan struct{}, 1), &r.mu
 	a.mu.Lock()
 	if a.ctx == nil || a.closed || a.ctx.Err() != nil || !register() {
 		a.mu.Unlock()
@@ -210,6 +234,11 @@ func (r *run) step(ev Event) {
 	before := r.m.Next()
 	out := r.m.Step(time.Now(), ev)
 	r.effects = append(r.effects, out...)
+	for _, e := range out {
+		if heavy(e) {
+			r.bodies++
+		}
+	}
 	changed := len(out) > 0 || !r.m.Next().Equal(before)
 	r.mu.Unlock()
 	if changed {
@@ -233,8 +262,15 @@ func (a *Auditor) drive(ctx context.Context, r *run) {
 		r.effects = nil
 		next, done := r.m.Next(), r.m.Done()
 		r.mu.Unlock()
-		for _, e := range effects {
+		for i, e := range effects {
+			effects[i] = nil
 			a.execute(ctx, r, e)
+			if heavy(e) {
+				r.mu.Lock()
+				r.bodies--
+				r.mu.Unlock()
+				r.light.Broadcast()
+			}
 		}
 		if len(effects) > 0 {
 			continue
@@ -290,7 +326,12 @@ func (a *Auditor) execute(ctx context.Context, r *run, e Effect) {
 			}
 		})
 	case Serve:
-		a.wg.Go(func() { r.step(a.copyFor(ctx, r.au, r.unit.OpenAccess, e.URL, e.To)) })
+		a.wg.Go(func() {
+			r.serving.Lock()
+			defer r.serving.Unlock()
+			r.step(a.copyFor(ctx, r.au, r.unit.OpenAccess, e.URL, e.To))
+			r.settle()
+		})
 	case Invited:
 		a.c.Peers.Invited(now, e.Peer)
 	case Voted:
@@ -335,8 +376,8 @@ func (a *Auditor) finished(r *run, res Result, now time.Time) {
 	if err := a.c.Journal.Done(res); err != nil {
 		r.log.Error("result not kept in the journal", "err", err)
 	}
-	if h, ok := a.c.Hasher.(Releaser); ok && !r.hashed {
-		h.Release(r.au, r.reserved)
+	if !r.hashed {
+		a.release(r)
 	}
 	if p := r.poll; p != nil {
 		end := PollEnd{Variant: res.Variant, Status: State(res.Code), Agreement: -1, AgreeingPeers: -1,
@@ -382,13 +423,16 @@ func (a *Auditor) expire(now time.Time) {
 }
 
 // Receive takes a message. from is the identity of its channel. It returns when the message is
-// read, at once; any number of goroutines may call it.
+// read, at once but for a repair, which has to be stored; any number of goroutines may call it.
 func (a *Auditor) Receive(from lockss.PeerID, m *lcap.Message) {
-	if m == nil || m.Opcode == lcap.OpNoOp {
+	if m == nil {
 		return
 	}
 	now := time.Now()
 	a.c.Peers.Heard(now, from, int(m.Opcode), m.Groups, m.Minor)
+	if m.Opcode == lcap.OpNoOp {
+		return
+	}
 	a.mu.Lock()
 	if a.ctx == nil || a.closed {
 		a.mu.Unlock()
@@ -405,6 +449,9 @@ func (a *Auditor) Receive(from lockss.PeerID, m *lcap.Message) {
 	switch {
 	case r != nil:
 		r.step(Received{from, m})
+		if m.Opcode == lcap.OpRepairRep {
+			r.settle()
+		}
 	case m.Opcode == lcap.OpPoll:
 		a.invited(now, from, m)
 	case m.Opcode == lcap.OpRepairReq && p.RepairOutsidePolls:
@@ -468,7 +515,7 @@ func (a *Auditor) invited(now time.Time, from lockss.PeerID, m *lcap.Message) {
 		}
 	}
 	var start, finish time.Time
-	if ans.Accept {
+	if ans.Accept || ans.Late {
 		est := a.c.Hasher.Estimate(m.AU)
 		start, finish = p.window(now, now.Add(m.VoteDuration), est)
 		err := error(nil)
@@ -482,6 +529,10 @@ func (a *Auditor) invited(now time.Time, from lockss.PeerID, m *lcap.Message) {
 			ans = Answer{NAK: lcap.NAKNoTime}
 		}
 	}
+	r := &run{au: m.AU, unit: u, log: log, reserved: finish}
+	if ans.Late {
+		a.release(r)
+	}
 	if !ans.Accept {
 		if ans.NAK == "" {
 			log.Debug("poll passed over", "reason", ans.Why)
@@ -491,15 +542,19 @@ func (a *Auditor) invited(now time.Time, from lockss.PeerID, m *lcap.Message) {
 		a.c.Network.Send(from, Decline(m, a.c.Local, from, a.c.Groups, u.PollVersion, ans.NAK), time.Time{}, 1, 0)
 		return
 	}
-	v, err := NewVoter(VoterConfig{Params: p, Local: a.c.Local, Poller: from, Poll: m, PlugVer: u.PollVersion, Groups: a.c.Groups,
+	// Of the message only what is needed: it may carry what takes much memory.
+	invitation := &lcap.Message{Opcode: m.Opcode, Minor: m.Minor, Key: m.Key, AU: m.AU, HashAlgorithm: m.HashAlgorithm, Duration: m.Duration,
+		VoteDuration: m.VoteDuration, PollerNonce: m.PollerNonce, SampleNonce: m.SampleNonce, Modulus: m.Modulus}
+	v, err := NewVoter(VoterConfig{Params: p, Local: a.c.Local, Poller: from, Poll: invitation, PlugVer: u.PollVersion, Groups: a.c.Groups,
 		HashStart: start, HashEnd: finish, Symmetric: a.wantSymmetric(p, m.AU, from),
 		Nominees: func(now time.Time, r *rand.Rand) []lockss.PeerID { return a.c.Peers.Nominees(m.AU, from, now, r) },
 		Rand:     rand.New(rand.NewPCG(seed1, seed2)), Nonce: lockss.NewNonce})
 	if err != nil {
 		log.Error("vote not begun", "err", err)
+		a.release(r)
 		return
 	}
-	r := &run{au: m.AU, unit: u, vote: v, m: v, log: log, reserved: finish}
+	r.vote, r.m = v, v
 	if a.begin(r, func() bool {
 		if a.votes[k] != nil {
 			return false
@@ -509,6 +564,15 @@ func (a *Auditor) invited(now time.Time, from lockss.PeerID, m *lcap.Message) {
 	}) {
 		a.c.Peers.Called(now, from)
 		log.Info("poll joined")
+	} else {
+		a.release(r)
+	}
+}
+
+// release takes back the promise of a hash that will not be asked for.
+func (a *Auditor) release(r *run) {
+	if h, ok := a.c.Hasher.(Releaser); ok {
+		h.Release(r.au, r.reserved)
 	}
 }
 
@@ -783,6 +847,7 @@ func (a *Auditor) call(ctx context.Context, now time.Time, au lockss.AUID, manua
 	}
 	r := &run{au: au, unit: u, poll: m, m: m, reserved: c.HashEnd, log: a.log.With("au", au, "poll", c.Key)}
 	if !a.begin(r, func() bool { a.polls[c.Key], a.byAU[au] = r, r; return true }) {
+		a.release(r)
 		return context.Cause(ctx)
 	}
 	r.log.Info("poll called", "variant", variant, "candidates", len(c.Candidates), "duration", duration)

@@ -56,6 +56,7 @@ type testNode struct {
 	hashErr  error
 	estimate time.Duration
 	refetch  func(url string) ([]byte, error) // the publisher; nil: down
+	storing  func()                           // called before a copy is stored; nil: nothing
 }
 
 func (n *testNode) ReadState(name string) ([]byte, error) {
@@ -184,6 +185,9 @@ func (n *testNode) Repair(_ context.Context, _ lockss.AUID, url string) (map[str
 }
 
 func (n *testNode) Store(_ context.Context, _ lockss.AUID, url string, props map[string]string, data []byte) error {
+	if n.storing != nil {
+		n.storing()
+	}
 	n.lib.put(url, data, props)
 	return nil
 }
@@ -393,6 +397,33 @@ func TestNetworkTotalLoss(t *testing.T) {
 		n.lib.urls = map[string][]doc{}
 		if s := w.poll(1); s.Repairs != 20 || s.Agreement != 1 || !slices.Equal(slices.Sorted(maps.Keys(n.lib.urls)), slices.Sorted(maps.Keys(testBodies()))) {
 			t.Errorf("%+v", s.Result)
+		}
+	})
+}
+
+// TestNetworkSlowDisk: who sends copies waits until they are stored; they do not pile up.
+func TestNetworkSlowDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, stop := newNetwork(t, 5, nil)
+		defer stop()
+		for i := 2; i <= 5; i++ {
+			w.poll(i)
+		}
+		n, most := w.node(1), 0
+		for i := range 20 {
+			n.lib.remove(page(i))
+		}
+		n.storing = func() {
+			time.Sleep(5 * time.Second)
+			n.aud.mu.Lock()
+			r := n.aud.byAU[testAU]
+			n.aud.mu.Unlock()
+			r.mu.Lock()
+			most = max(most, r.bodies)
+			r.mu.Unlock()
+		}
+		if s := w.poll(1); s.Repairs != 20 || most < 1 || most > 4 {
+			t.Errorf("%d repairs, %d copies in memory, want 20 and at most one of each voter", s.Repairs, most)
 		}
 	})
 }
@@ -924,7 +955,11 @@ func TestJudge(t *testing.T) {
 		{"voters", func(a *Applicant, m *lcap.Message) { a.RunningVotes = 2; a.Chance = 0 }, lcap.NAKTooManyVoters, false},
 		{"safe", func(a *Applicant, m *lcap.Message) { a.Chance = 0.5; a.Draw = 0.5; m.HashAlgorithm = "X" }, lcap.NAKHaveSufficientRepairers, false},
 		{"algorithm", func(a *Applicant, m *lcap.Message) { m.HashAlgorithm = "X" }, lcap.NAKUnknown, false},
-		{"vote deadline", func(a *Applicant, m *lcap.Message) { m.VoteDuration = 11 * time.Minute }, "", false},
+		{"vote deadline", func(a *Applicant, m *lcap.Message) { m.VoteDuration = 10 * time.Minute }, "", false},
+		{"vote deadline just before", func(a *Applicant, m *lcap.Message) { m.VoteDuration = 10*time.Minute - time.Millisecond }, "", true},
+		{"algorithm before vote deadline", func(a *Applicant, m *lcap.Message) { m.HashAlgorithm = "X"; m.VoteDuration = time.Hour }, lcap.NAKUnknown, false},
+		{"no nonce", func(a *Applicant, m *lcap.Message) { m.PollerNonce = nil }, "", false},
+		{"key of unusable length", func(a *Applicant, m *lcap.Message) { m.Key = strings.Repeat("k", maxKey) }, "", false},
 	} {
 		a, m := good()
 		c.change(&a, m)
@@ -936,6 +971,92 @@ func TestJudge(t *testing.T) {
 	d := Decline(m, testID(1), testID(2), []string{"g"}, "4", lcap.NAKPluginVersionMismatch)
 	if d.PlugVer != "4" || d.NAK == "" || len(d.VoterNonce) > 0 || d.Minor != 6 || d.Key != "k" || d.Duration != time.Minute {
 		t.Errorf("%+v", d)
+	}
+}
+
+// TestInvitationTime: the schedule is asked before the deadlines are compared (10.1).
+func TestInvitationTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, stop := newNetwork(t, 2, nil)
+		defer stop()
+		for _, c := range []struct {
+			key            string
+			duration, vote time.Duration
+			nak            lcap.NAK
+			answers        int
+		}{
+			{"both too short", 10 * time.Second, 10 * time.Second, lcap.NAKNoTime, 1},
+			{"vote too long", 10 * time.Minute, 10 * time.Minute, "", 0},
+			{"too short", 10 * time.Minute, 30 * time.Second, lcap.NAKNoTime, 1},
+			{"well", 10 * time.Minute, 5 * time.Minute, "", 1},
+		} {
+			w.node(1).aud.Receive(testID(2), &lcap.Message{Opcode: lcap.OpPoll, Minor: 5, Key: c.key, AU: testAU, PlugVer: "3", Groups: []string{lcap.NoGroup},
+				HashAlgorithm: "MD5", Duration: c.duration, VoteDuration: c.vote, PollerNonce: []byte("n")})
+			time.Sleep(time.Second)
+			synctest.Wait()
+			w.mu.Lock()
+			n := 0
+			for _, s := range w.log {
+				if s.m.Key == c.key {
+					if n++; s.m.Opcode != lcap.OpPollAck || s.m.NAK != c.nak || (c.nak == "") != (len(s.m.VoterNonce) > 0) {
+						t.Errorf("%s: %+v", c.key, s.m)
+					}
+				}
+			}
+			w.mu.Unlock()
+			if n != c.answers {
+				t.Errorf("%s: %d answers, want %d", c.key, n, c.answers)
+			}
+		}
+	})
+}
+
+// TestVoterWithoutHash: a voter that has no vote says why in a Vote, when it is asked.
+func TestVoterWithoutHash(t *testing.T) {
+	for _, c := range []struct {
+		err    error
+		nak    lcap.NAK
+		status string
+	}{
+		{fmt.Errorf("crawled: %w, %w", ErrNoTime, ErrTimeout), lcap.NAKNoTime, "No Time Available"},
+		{ErrTimeout, lcap.NAKHashTimeout, "Error"},
+		{errNotHeld, lcap.NAKHashError, "Error"},
+		{nil, lcap.NAKNoSubstance, "Aborted: No Substantial Content"},
+		{nil, "", ""},
+	} {
+		v, err := NewVoter(VoterConfig{Params: testParams(), Local: testID(1), Poller: testID(2), Poll: &lcap.Message{Key: "k", AU: testAU, Minor: 5,
+			HashAlgorithm: "SHA-1", Duration: 15 * time.Minute, VoteDuration: 5 * time.Minute, PollerNonce: []byte("n")}, Nonce: lockss.NewNonce,
+			Rand: rand.New(rand.NewPCG(1, 1))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask := Received{testID(2), &lcap.Message{Opcode: lcap.OpVoteRequest, Key: "k"}}
+		events := []Event{Begin{}, Received{testID(2), &lcap.Message{Opcode: lcap.OpPollProof, Key: "k"}}, ask}
+		if c.nak == "" {
+			events = append(events, Hashed{tallyHash, lcap.HashedBlock{URL: page(1)}})
+		}
+		events = append(events, HashDone{tallyHash, c.err})
+		for range 2 * maxSent {
+			events = append(events, ask)
+		}
+		var votes []*lcap.Message
+		for _, ev := range events {
+			for _, e := range v.Step(replayStart, ev) {
+				if s, ok := e.(Send); ok && s.M.Opcode == lcap.OpVote {
+					votes = append(votes, s.M)
+				}
+			}
+		}
+		want := 1
+		if c.nak == "" {
+			want = maxSent // asked again, it is sent again
+		}
+		if len(votes) != want || votes[0].NAK != c.nak || votes[0].VoteComplete != (c.nak == "") || (len(votes[0].VoterNonce) > 0) != (c.nak == "") {
+			t.Errorf("%v: %d votes, %+v, want %d with %q", c.err, len(votes), votes, want, c.nak)
+		}
+		if got := v.Status().Status; c.nak != "" && got != c.status {
+			t.Errorf("%v: %s, want %s", c.err, got, c.status)
+		}
 	}
 }
 

@@ -633,10 +633,10 @@ func (p *Poller) hashDone(now time.Time, ev HashDone) {
 	if ev.Err != nil {
 		p.why = fmt.Sprintf("our own copy could not be hashed: %v", ev.Err)
 		switch {
-		case errors.Is(ev.Err, ErrTimeout):
-			p.finish(now, Expired)
 		case errors.Is(ev.Err, ErrNoTime):
 			p.finish(now, NoTime)
+		case errors.Is(ev.Err, ErrTimeout):
+			p.finish(now, Expired)
 		default:
 			p.finish(now, Failed)
 		}

@@ -177,13 +177,13 @@ func (b *ballot) add(block lcap.VoteBlock) {
 }
 
 // newBallot packs a vote. URLs that the votes before have too share their memory. From the
-// first block out of order on nothing is used (lcap-v3.md 5.4).
+// first block out of order, or without a URL, on nothing is used (lcap-v3.md 5.4).
 func newBallot(blocks []lcap.VoteBlock, fault error, before *ballot) *ballot {
 	b := &ballot{urls: make([]string, 0, len(blocks)), ends: make([]uint64, 0, len(blocks)),
 		packed: make([]byte, 0, 46*len(blocks)), spoiled: fault != nil}
 	n := 0
 	for i, block := range blocks {
-		if i > 0 && lockss.CompareURL(blocks[i-1].URL, block.URL) >= 0 {
+		if block.URL == "" || i > 0 && lockss.CompareURL(blocks[i-1].URL, block.URL) >= 0 {
 			b.spoiled = true
 			break
 		}

@@ -220,4 +220,7 @@ func TestBallot(t *testing.T) {
 	if !newBallot(nil, nil, nil).spoiled {
 		t.Error("a vote without blocks is not spoiled")
 	}
+	if b := newBallot([]lcap.VoteBlock{{URL: ""}, {URL: "http://x/a"}}, nil, nil); !b.spoiled || len(b.urls) != 0 {
+		t.Errorf("a block without URL: %+v", b)
+	}
 }

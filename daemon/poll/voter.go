@@ -55,10 +55,15 @@ type Answer struct {
 	Accept bool
 	NAK    lcap.NAK // of the declining PollAck; "" and not Accept: silence
 	HasAU  bool     // the checks came past the unit: the sender has it
+	Late   bool     // silence, unless there is no time either: that is asked first
 	Why    string   // of silence, for the log
 }
 
-// Judge decides on a Poll message up to the schedule: the order of the checks is fixed.
+// maxKey bounds the key of a poll together with the name of its algorithm, which are kept;
+// 28 and 5 characters are usual.
+const maxKey = 1000
+
+// Judge decides on a Poll message, but for the schedule: the order of the checks is fixed.
 func (a Applicant) Judge(m *lcap.Message) Answer {
 	plugVer := m.PlugVer
 	if plugVer == "" {
@@ -97,9 +102,10 @@ func (a Applicant) Judge(m *lcap.Message) Answer {
 		ans.NAK = lcap.NAKUnknown
 	case len(m.PollerNonce) == 0 || len(m.PollerNonce) > maxNonce || m.Modulus > 0 && len(m.SampleNonce) == 0 || len(m.SampleNonce) > maxNonce:
 		ans.Why = "poll without a usable nonce"
-	case m.VoteDuration >= m.Duration+time.Second:
-		// The duration was rounded down to seconds, the vote duration was not.
-		ans.Why = "vote deadline is not before the poll deadline"
+	case len(m.Key)+len(m.HashAlgorithm) > maxKey:
+		ans.Why = "poll with a key of unusable length"
+	case m.VoteDuration >= m.Duration:
+		ans.Late, ans.Why = true, "vote deadline is not before the poll deadline"
 	default:
 		ans.Accept = true
 	}
@@ -151,6 +157,7 @@ type Voter struct {
 
 	voterNonce, voterNonce2 []byte
 
+	sent      int  // votes, all the same
 	proven    bool // PollProof came
 	requested bool // VoteRequest came
 	hashDone  bool
@@ -169,8 +176,12 @@ type Voter struct {
 	out []Effect
 }
 
-// maxServing bounds the repairs of one poll that are looked up at the same time.
-const maxServing = 1000
+// maxServing bounds the repairs of one poll that are looked up at the same time, maxSent how
+// often its vote is sent.
+const (
+	maxServing = 1000
+	maxSent    = 10
+)
 
 // NewVoter returns the machine of one vote.
 func NewVoter(c VoterConfig) (*Voter, error) {
@@ -287,7 +298,9 @@ func (v *Voter) receive(now time.Time, m *lcap.Message) {
 		v.requested = true
 		switch {
 		case v.state == VoteVoted:
-			v.sendVote(now)
+			if v.sent < maxSent {
+				v.sendVote(now)
+			}
 		case v.hashDone:
 			v.answer(now)
 		}
@@ -328,10 +341,10 @@ func (v *Voter) hashFinished(now time.Time, err error) {
 	}
 	v.hashDone = true
 	switch {
-	case errors.Is(err, ErrTimeout):
-		v.nak = lcap.NAKHashTimeout
 	case errors.Is(err, ErrNoTime):
 		v.nak = lcap.NAKNoTime
+	case errors.Is(err, ErrTimeout):
+		v.nak = lcap.NAKHashTimeout
 	case err != nil:
 		v.nak = lcap.NAKHashError
 	case v.badOrder:
@@ -369,6 +382,7 @@ func (v *Voter) answer(now time.Time) {
 }
 
 func (v *Voter) sendVote(now time.Time) {
+	v.sent++
 	m := v.message(now, lcap.OpVote)
 	m.VoteComplete = true
 	m.Blocks = v.vote.blocks()

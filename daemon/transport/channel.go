@@ -328,6 +328,7 @@ func (c *channel) sent(out *outgoing) {
 	c.queue[0] = nil
 	c.queue = c.queue[1:]
 	p := c.peer
+	c.t.count(p, out, -1)
 	p.failed = false
 	p.stats.Sent++
 	p.stats.SentBytes += int64(len(out.frame))

@@ -81,6 +81,7 @@ const (
 	maxUnintroduced = 50       // channels from one address that have not said who they are
 	maxIncoming     = 200      // channels from one address
 	maxQueue        = 1000     // messages waiting for one peer
+	maxWaiting      = 1 << 30  // bytes waiting for all peers, beside the last message; a quarter of it for one
 	maxSpool        = 1 << 30  // bytes of large messages arriving at once, beside one of full size
 	maxPeers        = 10_000   // peers remembered that have neither channel nor message
 	largeVote       = 30 << 20 // bytes; networks often accept no more than 32 MiB
@@ -126,6 +127,7 @@ type Transport struct {
 	peers     map[lockss.PeerID]*peer
 	incoming  map[netip.Prefix]*callers
 	lastRetry time.Time
+	waiting   int64 // bytes in all queues
 }
 
 // peer is guarded by Transport.mu.
@@ -135,6 +137,7 @@ type peer struct {
 	queue              []*outgoing // while there is no channel
 	failed             bool        // the last attempt to connect; due holds
 	due                time.Time   // next attempt
+	waiting            int64       // bytes in its queues
 	stats              PeerStats
 	sent, received     window
 }
@@ -146,6 +149,7 @@ type outgoing struct {
 	opts    SendOptions
 	tries   int
 	lastTry time.Time
+	counted bool // among the bytes that wait
 }
 
 // callers counts the channels from one address.
@@ -353,6 +357,11 @@ func (t *Transport) queue(to lockss.PeerID, out *outgoing) {
 		t.drop(p, out, "too many messages wait for this peer")
 		return
 	}
+	if t.waiting > maxWaiting || p.waiting > maxWaiting/4 {
+		t.drop(p, out, "too many bytes wait to be sent")
+		return
+	}
+	t.count(p, out, 1)
 	p.queue = append(p.queue, out)
 	if p.failed {
 		// Something new is a reason to try sooner than planned, though not at once.
@@ -378,7 +387,17 @@ func (t *Transport) peer(id lockss.PeerID) *peer {
 	return p
 }
 
+// count enters out among what waits (1) or takes it out (-1). The lock is held.
+func (t *Transport) count(p *peer, out *outgoing, sign int64) {
+	out.counted = sign > 0
+	p.waiting += sign * int64(len(out.frame))
+	t.waiting += sign * int64(len(out.frame))
+}
+
 func (t *Transport) drop(p *peer, out *outgoing, why string) {
+	if out.counted {
+		t.count(p, out, -1)
+	}
 	p.stats.Dropped++
 	t.log.Info("message dropped", "peer", p.id, "message", out.what, "why", why)
 }

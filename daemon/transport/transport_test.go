@@ -1020,5 +1020,18 @@ func TestWhatCannotBeSentIsLogged(t *testing.T) {
 		if s := a.stats(idB); s.Queued+s.Dropped != maxQueue+1 || s.Dropped < 1 {
 			t.Errorf("%d queued, %d dropped of %d", s.Queued, s.Dropped, maxQueue+1)
 		}
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		a.mu.Lock()
+		if p := a.peer(idB); p.waiting != 0 || a.waiting != 0 {
+			t.Errorf("%d and %d bytes wait, want none", p.waiting, a.waiting)
+		}
+		a.waiting = maxWaiting + 1
+		a.mu.Unlock()
+		before := a.stats(idB).Dropped
+		a.Send(idB, note("k"), SendOptions{Expires: time.Now().Add(time.Hour)})
+		if s := a.stats(idB); s.Queued != 0 || s.Dropped != before+1 {
+			t.Errorf("%d queued, %d dropped, want the message dropped", s.Queued, s.Dropped-before)
+		}
 	})
 }
