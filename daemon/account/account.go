@@ -25,8 +25,10 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -92,6 +94,7 @@ const (
 	maxHashing   = 2                // passwords hashed at a time; others wait
 	maxPassword  = 1024             // bytes
 	maxVerified  = 100              // Basic credentials whose hash need not be computed again
+	maxPlaces    = 1000             // addresses and names that logged in
 )
 
 // Accounts knows the users and who is logged in.
@@ -106,6 +109,7 @@ type Accounts struct {
 	sessions map[[32]byte]*session // by digest of the cookie's value
 	failures map[string]*failures
 	verified map[[32]byte]string // digest of credentials → name
+	places   map[[32]byte]bool   // digests of address and name that logged in
 }
 
 type session struct {
@@ -130,6 +134,7 @@ func New(c Config) (*Accounts, error) {
 		cross:      http.NewCrossOriginProtection(),
 		sessions:   map[[32]byte]*session{},
 		failures:   map[string]*failures{},
+		places:     map[[32]byte]bool{},
 	}
 	if a.inactivity <= 0 {
 		a.inactivity = time.Hour
@@ -181,14 +186,23 @@ func (a *Accounts) Users() int {
 // Check verifies a name and a password given by the client at addr. Its errors are ErrWrong
 // and *ThrottledError. An unknown name takes as long as a wrong password.
 func (a *Accounts) Check(addr netip.Addr, name, password string) (User, error) {
+	if len(name) > maxPassword {
+		name = name[:maxPassword] // nobody has such a name; it must not be remembered at length
+	}
 	keys := []string{"a " + addressKey(addr), "n " + name}
+	place := a.digest("place", keys...)
 	a.mu.Lock()
+	if a.places[place] {
+		// Who logged in from here before is not kept out by what others try with his name.
+		keys = keys[:1]
+	}
 	now := time.Now()
 	if wait := a.wait(now, keys); wait > 0 {
 		a.mu.Unlock()
 		return User{}, &ThrottledError{wait}
 	}
 	user, known := a.users[name]
+	decoy := a.decoy(name)
 	digest := a.digest("credentials", name, password)
 	remembered, ok := a.verified[digest]
 	a.mu.Unlock()
@@ -197,10 +211,10 @@ func (a *Accounts) Check(addr netip.Addr, name, password string) (User, error) {
 	}
 
 	good := false
-	if len(password) <= maxPassword && len(name) <= maxPassword {
+	if len(password) <= maxPassword {
 		hash := user.Password
 		if !known {
-			hash = decoyHash
+			hash = decoy
 		}
 		a.hashing <- struct{}{}
 		// Those that waited here meanwhile see the failures of those before them: many attempts
@@ -226,13 +240,30 @@ func (a *Accounts) Check(addr netip.Addr, name, password string) (User, error) {
 	if a.users[name].Password != user.Password { // changed meanwhile
 		return User{}, ErrWrong
 	}
-	delete(a.failures, keys[0])
-	delete(a.failures, keys[1])
+	for _, k := range keys {
+		delete(a.failures, k)
+	}
 	if len(a.verified) >= maxVerified {
 		clear(a.verified)
 	}
 	a.verified[digest] = name
+	if len(a.places) >= maxPlaces {
+		clear(a.places)
+	}
+	a.places[place] = true
 	return user, nil
+}
+
+// decoy is the hash checked for a name that nobody has: that of a user, so that the time it
+// takes tells nothing, and for one name always of the same one. What the check finds does not
+// count. The lock is held.
+func (a *Accounts) decoy(name string) string {
+	if len(a.users) == 0 {
+		return decoyHash
+	}
+	names := slices.Sorted(maps.Keys(a.users))
+	d := a.digest("decoy", name)
+	return a.users[names[binary.BigEndian.Uint32(d[:])%uint32(len(names))]].Password
 }
 
 // wait tells how long the keys have to wait before the next attempt.
@@ -294,9 +325,9 @@ func addressKey(addr netip.Addr) string {
 }
 
 // digest is an HMAC of parts under this run's key.
-func (a *Accounts) digest(parts ...string) [32]byte {
+func (a *Accounts) digest(what string, parts ...string) [32]byte {
 	m := hmac.New(sha256.New, a.key)
-	for _, p := range parts {
+	for _, p := range append([]string{what}, parts...) {
 		fmt.Fprintf(m, "%d:%s", len(p), p)
 	}
 	return [32]byte(m.Sum(nil))

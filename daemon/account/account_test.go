@@ -192,6 +192,10 @@ func TestThrottleManyAtOnce(t *testing.T) {
 func TestThrottleByName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAccounts(t)
+		home := netip.MustParseAddr("192.0.2.99")
+		if _, err := a.Check(home, "admin", "1"); err != nil {
+			t.Fatal(err)
+		}
 		for i := range nameFailures {
 			a.Check(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), "admin", "no")
 		}
@@ -199,7 +203,45 @@ func TestThrottleByName(t *testing.T) {
 		if _, err := a.Check(client, "admin", "no"); !errors.As(err, &throttled) {
 			t.Errorf("one name tried from %d addresses: %v, want to wait", nameFailures, err)
 		}
+		if _, err := a.Check(home, "admin", "1"); err != nil {
+			t.Errorf("from where admin logged in before: %v", err)
+		}
+		for range freeFailures {
+			a.Check(home, "admin", "no")
+		}
+		if _, err := a.Check(home, "admin", "1"); !errors.As(err, &throttled) {
+			t.Errorf("after wrong passwords from there: %v, want to wait", err)
+		}
 	})
+}
+
+// TestUnknownName: an unknown name costs the same kind of hash as a known one, is never let
+// in by it, and is not remembered at length.
+func TestUnknownName(t *testing.T) {
+	a := newAccounts(t)
+	for _, name := range []string{"nobody", strings.Repeat("x", 60<<10)} {
+		a.mu.Lock()
+		decoy := a.decoy(name)
+		a.mu.Unlock()
+		if decoy != hashOf1 {
+			t.Errorf("%.10s: decoy %q, want the user's %q", name, decoy, hashOf1)
+		}
+		if _, err := a.Check(client, name, "1"); !errors.Is(err, ErrWrong) {
+			t.Errorf("%.10s with the password of another: %v, want ErrWrong", name, err)
+		}
+	}
+	for k := range a.failures {
+		if len(k) > maxPassword+2 {
+			t.Errorf("a key of %d bytes is remembered", len(k))
+		}
+	}
+	none, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := none.Check(client, "admin", "1"); !errors.Is(err, ErrWrong) {
+		t.Errorf("without users: %v, want ErrWrong", err)
+	}
 }
 
 func TestFailuresAreBounded(t *testing.T) {

@@ -25,7 +25,7 @@ const (
 	keySize      = 32
 )
 
-// decoyHash is checked when the name is unknown. Nothing is known to have this hash, and it
+// decoyHash is checked when there are no users. Nothing is known to have this hash, and it
 // would not be accepted if it had.
 const decoyHash = "$pbkdf2-sha256$i=600000$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 

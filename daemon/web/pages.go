@@ -424,6 +424,24 @@ type matrixRow struct {
 	Cells []status.AgreementRow // one for each head; Last is None where nothing was measured
 }
 
+// maxPeers is how many peers a page lists; the API has all.
+const maxPeers = 500
+
+// foremost are the peers that a page lists: those of the configuration, then those that we
+// heard of last. Strangers may introduce themselves by the thousand.
+func foremost(peers []status.Row) []status.Row {
+	slices.SortStableFunc(peers, func(a, b status.Row) int {
+		return cmp.Or(cmp.Compare(rank(b["configured"]), rank(a["configured"])), last(b).Compare(last(a)))
+	})
+	return peers[:min(len(peers), maxPeers)]
+}
+
+// last is when a peer was last heard of.
+func last(r status.Row) time.Time {
+	t, _ := r["lastMessage"].(time.Time)
+	return t
+}
+
 // maxHeads is how many peers fit on a page side by side.
 const maxHeads = 40
 
@@ -432,6 +450,7 @@ func (s *site) peers(*http.Request, *account.Identity) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
+	t.Rows = foremost(t.Rows)
 	pg := peersPage{Peers: &listing{Table: t, Cols: shown(t, "peer", "state", "lastMessage", "lastVoted", "invitations", "votes", "refusals", "lastRefusal", "fault"),
 		Empty: "No other node is known. The configuration of the network should name some."}}
 	if s.Sources.Box != nil {

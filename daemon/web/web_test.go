@@ -673,3 +673,16 @@ func TestStatic(t *testing.T) {
 		}
 	}
 }
+
+func TestForemostPeers(t *testing.T) {
+	var rows []status.Row
+	for i := range 2 * maxPeers {
+		rows = append(rows, status.Row{"peer": i, "configured": false})
+	}
+	rows = append(rows, status.Row{"peer": "heard", "configured": false, "lastMessage": time.Unix(1e9, 0)},
+		status.Row{"peer": "configured", "configured": true})
+	got := foremost(rows)
+	if len(got) != maxPeers || got[0]["peer"] != "configured" || got[1]["peer"] != "heard" || got[2]["peer"] != 0 {
+		t.Errorf("%d peers, first %v", len(got), got[:3])
+	}
+}
