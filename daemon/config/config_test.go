@@ -223,7 +223,7 @@ func TestRunAppliesChangedLocalFile(t *testing.T) {
 	got := make(chan *Snapshot, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- l.Run(ctx, func(s *Snapshot) { got <- s }) }()
+	go func() { done <- l.Run(ctx, func(s *Snapshot) bool { got <- s; return true }) }()
 	if err := l.WriteLocal("expert_config.txt", "Expert", map[string]string{"org.lockss.poll.v3.quorum": "7"}); err != nil {
 		t.Fatal(err)
 	}
@@ -235,6 +235,88 @@ func TestRunAppliesChangedLocalFile(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("Run ended with %v", err)
 	}
+}
+
+// A local file that is half written, or broken by hand, keeps what it said before, and says so.
+func TestBrokenLocalFile(t *testing.T) {
+	disk := t.TempDir()
+	au := filepath.Join(disk, "config", "au.txt")
+	write(t, au, "org.lockss.au.p.k.volume=1\n")
+	write(t, filepath.Join(disk, "config", "expert_config.txt"), "org.lockss.au.p.k.volume=2\norg.lockss.ui.passwordx=1\norg.lockss.platform.x=1\n")
+	local := filepath.Join(t.TempDir(), "local.txt")
+	write(t, local, "org.lockss.platform.diskSpacePaths="+disk+"\norg.lockss.bindAddrs=127.0.0.1\norg.lockss.ui.bindAddrs=::1\n")
+	l, _ := NewLoader(Options{URLs: []string{local}})
+	first, err := l.Load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := first.File("au.txt")["org.lockss.au.p.k.volume"]; v != "1" {
+		t.Errorf("au.txt says volume %q, want its own 1", v)
+	}
+	if f := l.Fault(); f == nil || !strings.Contains(f.Error(), "org.lockss.platform.x may not be set") {
+		t.Errorf("fault %v", f)
+	}
+	for name, want := range map[string]string{"org.lockss.ui.bindAddrs": "::1", "org.lockss.proxy.audit.bindAddrs": "127.0.0.1"} {
+		if got, _ := first.Get(name); got != want {
+			t.Errorf("%s = %q, want %q", name, got, want)
+		}
+	}
+	write(t, au, "org.lockss.au.p.k.volume=\\u1")
+	s, err := l.Load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !s.Equal(first) {
+		t.Error("a broken au.txt changed the configuration")
+	}
+	if f := l.Fault(); f == nil || !strings.Contains(f.Error(), "au.txt") || !strings.Contains(f.Error(), "line 1") {
+		t.Errorf("fault %v", f)
+	}
+	if _, err := l.ReadLocal("au.txt"); err == nil {
+		t.Error("a broken au.txt could be read, and would be replaced")
+	}
+	write(t, au, "")
+	write(t, filepath.Join(disk, "config", "expert_config.txt"), "")
+	if s, err = l.Load(t.Context()); err != nil || l.Fault() != nil || len(s.File("au.txt")) != 0 {
+		t.Errorf("mended: %v, fault %v, au.txt %v", err, l.Fault(), s.File("au.txt"))
+	}
+}
+
+// What was loaded before a local file was written is not taken, and comes again with it.
+func TestRunDoesNotTakeWhatIsOutdated(t *testing.T) {
+	disk := t.TempDir()
+	local := filepath.Join(t.TempDir(), "local.txt")
+	write(t, local, "org.lockss.platform.diskSpacePaths="+disk+"\n")
+	l, _ := NewLoader(Options{URLs: []string{local}})
+	if _, err := l.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	got, done := make(chan *Snapshot, 1), make(chan error)
+	first := true
+	go func() {
+		done <- l.Run(ctx, func(s *Snapshot) bool {
+			if first {
+				first = false
+				if err := l.WriteLocal("au.txt", "AU Configuration", map[string]string{"org.lockss.au.p.k.x": "1"}); err != nil {
+					t.Error(err)
+				}
+			}
+			if l.Latest(s) {
+				got <- s
+			}
+			return l.Latest(s)
+		})
+	}()
+	if err := l.WriteLocal("expert_config.txt", "Expert", map[string]string{"org.lockss.poll.v3.quorum": "7"}); err != nil {
+		t.Fatal(err)
+	}
+	s := <-got
+	if q, _ := s.Get("org.lockss.poll.v3.quorum"); q != "7" || s.File("au.txt")["org.lockss.au.p.k.x"] != "1" {
+		t.Errorf("quorum %q, au.txt %v", q, s.File("au.txt"))
+	}
+	cancel()
+	<-done
 }
 
 func write(t *testing.T, path, text string) {

@@ -10,13 +10,19 @@
 //	local files   of the config directory on the first disk: au.txt, expert_config.txt, …
 //	derived       values that platform parameters give (config.md 3.1)
 //
+// A required source that fails (of the URL list) fails the whole load, and the configuration
+// before stays in force; at the start there is none before, and the node waits (copies of
+// remote files to start from, config.md 7.3, are not kept). Another source that fails costs
+// its own parameters only, or keeps those it had if it is a local file. Fault says what is
+// wrong.
+//
 // A Loader reads them and gives a Snapshot, which never changes; Snapshot.Fill sets a
 // service's Config struct from its field tags. No service reads parameters in another way,
 // so the tags are the list of all parameters that exist, and any other org.lockss name is
 // reported as unknown.
 //
 // Remote files are asked for with If-Modified-Since every reloadInterval; local ones are
-// watched. When a new load fails the old configuration stays in force.
+// watched.
 package config
 
 import (
@@ -26,6 +32,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -50,16 +57,21 @@ type Options struct {
 }
 
 // Loader reads the configuration again and again. Load and Run may be called from one
-// goroutine at a time; WriteLocal from any.
+// goroutine at a time, all other methods from any.
 type Loader struct {
 	opt     Options
 	log     *slog.Logger
-	mu      sync.Mutex // local files
 	sources map[string]*source
-	dir     string // the config directory, once the disks are known
 	reload  chan struct{}
-	current *Snapshot
-	reports map[string]bool // optional files whose fault has been logged
+	current *Snapshot                    // latest that loaded
+	good    map[string]map[string]string // local files as they were when they could last be read
+
+	mu       sync.Mutex
+	dir      string // the config directory, once the disks are known
+	writes   int    // of local files, by WriteLocal
+	platform *Snapshot
+	fault    error            // of the last load
+	faults   map[string]error // of files that need not load, by name
 }
 
 // params are the parameters of this package itself.
@@ -80,10 +92,11 @@ type params struct {
 	Fqdn           string        `prop:"org.lockss.platform.fqdn" default:""`
 	Version        string        `prop:"org.lockss.platform.version" default:""`
 	Identity       string        `prop:"org.lockss.platform.v3.identity" default:""`
+	BindAddrs      []string      `prop:"org.lockss.bindAddrs" default:""`
 }
 
-// Known gives the parameters that this package reads, with their defaults.
-func Known() map[string]string { return Names(params{}) }
+// Params gives a struct whose tags are the parameters that this package reads.
+func Params() any { return &params{} }
 
 // localFiles of the config directory, in the order in which they are merged (config.md 4).
 var localFiles = []string{"ui_ip_access.txt", "proxy_ip_access.txt", "plugin.txt", "au.txt",
@@ -102,17 +115,54 @@ func NewLoader(o Options) (*Loader, error) {
 		o.Groups[i] = strings.ToLower(g)
 	}
 	return &Loader{opt: o, log: o.Log, sources: map[string]*source{}, reload: make(chan struct{}, 1),
-		reports: map[string]bool{}}, nil
+		good: map[string]map[string]string{}, platform: NewSnapshot(nil, "")}, nil
 }
 
 // Load reads every source and merges them. A source that must load and does not gives an
 // error that names it; the last good configuration stays.
 func (l *Loader) Load(ctx context.Context) (*Snapshot, error) {
-	s := &Snapshot{values: map[string]string{}, origins: map[string]string{}}
+	faults := map[string]error{}
+	s, err := l.load(ctx, faults)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name, f := range faults {
+		if old := l.faults[name]; old == nil || old.Error() != f.Error() {
+			l.log.Warn("configuration file skipped, in whole or in part", "file", name, "err", f)
+		}
+	}
+	l.fault = err
+	if err == nil {
+		l.faults, l.current = faults, s
+	}
+	return s, err
+}
+
+// Fault tells what of the configuration files is not in force, nil if all is: why the last
+// load failed, and faults of files that need not load.
+func (l *Loader) Fault() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	errs := []error{l.fault}
+	for _, name := range slices.Sorted(maps.Keys(l.faults)) {
+		errs = append(errs, l.faults[name])
+	}
+	return errors.Join(errs...)
+}
+
+// Platform gives the parameters of the platform files alone (config.md 3), which are read
+// first: they are there even when the rest does not load.
+func (l *Loader) Platform() *Snapshot {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.platform
+}
+
+func (l *Loader) load(ctx context.Context, faults map[string]error) (*Snapshot, error) {
+	s := NewSnapshot(nil, "")
 	groups := strings.Join(l.opt.Groups, ";")
 	s.set("org.lockss.daemon.groups", cmp.Or(groups, "nogroup"), "command line")
 
-	platform := &Snapshot{values: map[string]string{}, origins: map[string]string{}}
+	platform := NewSnapshot(nil, "")
 	for _, name := range l.opt.URLs {
 		if !isPlatform(name) || isRemote(name) {
 			continue
@@ -123,6 +173,9 @@ func (l *Loader) Load(ctx context.Context) (*Snapshot, error) {
 		}
 		platform.merge(m, name)
 	}
+	l.mu.Lock()
+	l.platform = platform
+	l.mu.Unlock()
 	var p params
 	platform.Fill(&p)
 	facts := l.facts(p)
@@ -146,14 +199,14 @@ func (l *Loader) Load(ctx context.Context) (*Snapshot, error) {
 	}{{"org.lockss.auxPropUrls", false}, {"org.lockss.titleDbs", true}, {"org.lockss.userTitleDbs", true}} {
 		from := s.Origin(list.param)
 		for _, name := range s.List(list.param) {
-			l.optional(ctx, client, s, resolve(name, from), facts, list.titleOnly)
+			name = resolve(name, from)
+			if err := l.optional(ctx, client, s, name, facts, list.titleOnly); err != nil {
+				faults[name] = err
+			}
 		}
 	}
-	if err := l.local(s, p); err != nil {
-		return nil, err
-	}
+	l.local(s, p, faults)
 	derive(s)
-	l.current = s
 	return s, nil
 }
 
@@ -216,65 +269,67 @@ func (l *Loader) read(ctx context.Context, c *http.Client, name string, facts Fa
 }
 
 // optional merges a file whose absence or fault only costs its own parameters.
-func (l *Loader) optional(ctx context.Context, c *http.Client, s *Snapshot, name string, facts Facts, titleOnly bool) {
+func (l *Loader) optional(ctx context.Context, c *http.Client, s *Snapshot, name string, facts Facts, titleOnly bool) error {
 	m, err := l.read(ctx, c, name, facts, "")
-	if err == nil && titleOnly {
-		for k := range m {
-			if !strings.HasPrefix(k, "org.lockss.title.") && !strings.HasPrefix(k, "org.lockss.titleSet.") {
-				err = fmt.Errorf("%s: %s is not a title key; a title list may hold nothing else", name, k)
-				break
-			}
-		}
-	}
 	if err != nil {
-		l.report(name, err)
-		return
-	}
-	delete(l.reports, name)
-	s.merge(m, name)
-}
-
-// report logs the fault of an optional file once, until it is mended.
-func (l *Loader) report(name string, err error) {
-	if !l.reports[name] {
-		l.reports[name] = true
-		l.log.Warn("configuration file skipped", "file", name, "err", err)
-	}
-}
-
-// local merges the files of the config directory.
-func (l *Loader) local(s *Snapshot, p params) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	dir, err := configDir(p)
-	if err != nil || dir == "" {
 		return err
 	}
-	l.dir = dir
-	for _, f := range localFiles {
-		path := filepath.Join(dir, f)
-		b, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+	for k := range m {
+		if titleOnly && !strings.HasPrefix(k, "org.lockss.title.") && !strings.HasPrefix(k, "org.lockss.titleSet.") {
+			return fmt.Errorf("%s: %s is not a title key; a title list may hold nothing else", name, k)
 		}
-		var m map[string]string
-		if err == nil {
-			m, err = javaprops.Parse(b)
-		}
-		if err == nil && f == "expert_config.txt" {
-			m, err = l.filterExpert(m, p)
-		}
-		if err != nil {
-			l.report(path, fmt.Errorf("%s: %w", path, err))
-			continue
-		}
-		delete(l.reports, path)
-		s.merge(m, path)
 	}
+	s.merge(m, name)
 	return nil
 }
 
-// configDir finds the config directory on any disk, else names it on the first.
+// local merges the files of the config directory. One that cannot be read stays as it was:
+// half of au.txt must not drop the other half of the collections.
+func (l *Loader) local(s *Snapshot, p params, faults map[string]error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	dir, err := configDir(p)
+	if err != nil {
+		faults["config directory"] = err
+	}
+	l.dir, s.writes = dir, l.writes
+	if dir == "" {
+		return
+	}
+	for _, f := range localFiles {
+		path := filepath.Join(dir, f)
+		m, err := readLocal(path)
+		if err != nil {
+			faults[path] = err
+			m = l.good[path]
+		}
+		l.good[path] = m
+		s.files[f] = m
+		if f == "expert_config.txt" {
+			m = filterExpert(m, p, faults)
+		}
+		s.merge(m, path)
+	}
+}
+
+// readLocal reads a local file; one that is not there is empty.
+func readLocal(path string) (map[string]string, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var m map[string]string
+	if err == nil {
+		m, err = javaprops.Parse(b)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return m, nil
+}
+
+// configDir finds the config directory on any disk, else makes it on the first. A disk that is
+// not mounted is not made up: there is no config directory then.
 func configDir(p params) (string, error) {
 	if filepath.IsAbs(p.FilePath) {
 		return p.FilePath, nil
@@ -288,32 +343,35 @@ func configDir(p params) (string, error) {
 			return dir, nil
 		}
 	}
-	dir := filepath.Join(p.DiskPaths[0], p.FilePath)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("make the config directory: %w", err)
+	first := p.DiskPaths[0]
+	dir := filepath.Join(first, p.FilePath)
+	err := os.Mkdir(first, 0o755)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		err = os.MkdirAll(dir, 0o755)
+	}
+	if err != nil {
+		return "", fmt.Errorf("no config directory: check that the disk is mounted: %w", err)
 	}
 	return dir, nil
 }
 
 // filterExpert drops the keys that expert configuration may not set (config.md 4.5).
-func (l *Loader) filterExpert(m map[string]string, p params) (map[string]string, error) {
+func filterExpert(m map[string]string, p params, faults map[string]error) map[string]string {
 	allow, err := compileAll(p.ExpertAllow)
-	if err != nil {
-		return nil, err
-	}
-	deny, err := compileAll(p.ExpertDeny)
-	if err != nil {
-		return nil, err
+	deny, err2 := compileAll(p.ExpertDeny)
+	if err := errors.Join(err, err2); err != nil {
+		faults["expert_config.txt"] = err
+		return nil
 	}
 	kept := map[string]string{}
 	for k, v := range m {
 		if matchAny(allow, k) || (!matchAny(deny, k) && (len(deny) > 0 || len(allow) == 0)) {
 			kept[k] = v
 		} else {
-			l.report("expert_config.txt "+k, fmt.Errorf("%s may not be set in the expert configuration", k))
+			faults["expert_config.txt "+k] = fmt.Errorf("%s may not be set in the expert configuration", k)
 		}
 	}
-	return kept, nil
+	return kept
 }
 
 func compileAll(patterns []string) ([]*regexp.Regexp, error) {
@@ -361,36 +419,85 @@ func derive(s *Snapshot) {
 	if disks := s.List("org.lockss.platform.diskSpacePaths"); len(disks) > 0 {
 		s.set("org.lockss.cache.location", disks[0], why)
 	}
+	if bind, ok := s.values["org.lockss.bindAddrs"]; ok {
+		for _, name := range []string{"org.lockss.ui.bindAddrs", "org.lockss.proxy.audit.bindAddrs"} {
+			if _, set := s.values[name]; !set {
+				s.set(name, bind, "org.lockss.bindAddrs")
+			}
+		}
+	}
 }
 
-// Dir is the config directory; "" before the first Load or without a disk.
+// Dir is the config directory; "" before the first Load or without the disk for it.
 func (l *Loader) Dir() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.dir
 }
 
-// WriteLocal replaces one of the box's own files whole, durably, in 1.x form (config.md
-// 4.2), and asks for a reload.
-func (l *Loader) WriteLocal(file, comment string, props map[string]string) error {
+// ReadLocal reads one of the box's own files, so that it can be changed and written back. A
+// file that is there and cannot be read is an error: it must not be replaced.
+func (l *Loader) ReadLocal(file string) (map[string]string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.dir == "" {
-		return fmt.Errorf("%s not written: there is no disk to keep it on", file)
+		return nil, fmt.Errorf("%s not read: there is no config directory", file)
 	}
-	all := map[string]string{"org.lockss.config.fileVersion." + strings.TrimSuffix(file, filepath.Ext(file)): "1"}
-	for k, v := range props {
-		all[k] = v
+	return readLocal(filepath.Join(l.dir, file))
+}
+
+// WriteLocal replaces one of the box's own files whole, durably, in 1.x form (config.md
+// 4.2), and asks for a reload.
+func (l *Loader) WriteLocal(file, comment string, props map[string]string) error {
+	all := maps.Clone(props)
+	if all == nil {
+		all = map[string]string{}
 	}
+	all["org.lockss.config.fileVersion."+strings.TrimSuffix(file, filepath.Ext(file))] = "1"
 	text := javaprops.Append(nil, []string{comment, time.Now().UTC().Format("Mon Jan 02 15:04:05 UTC 2006")}, all)
-	if err := replaceFile(filepath.Join(l.dir, file), text); err != nil {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.replace(file, text); err != nil {
 		return err
 	}
+	l.writes++
 	select {
 	case l.reload <- struct{}{}:
 	default:
 	}
 	return nil
+}
+
+// Latest tells whether no local file was written by WriteLocal since s was loaded. A reload
+// is on its way otherwise.
+func (l *Loader) Latest(s *Snapshot) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return s.writes == l.writes
+}
+
+// Keep writes a file of another kind into the config directory, durably; Kept reads it.
+func (l *Loader) Keep(file string, b []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.replace(file, b)
+}
+
+// Kept reads a file that Keep wrote.
+func (l *Loader) Kept(file string) ([]byte, error) {
+	dir := l.Dir()
+	if dir == "" {
+		return nil, fs.ErrNotExist
+	}
+	return os.ReadFile(filepath.Join(dir, file))
+}
+
+// replace writes a file of the config directory; the lock is held.
+func (l *Loader) replace(file string, b []byte) error {
+	if l.dir == "" {
+		return fmt.Errorf("%s not written: there is no config directory", file)
+	}
+	return replaceFile(filepath.Join(l.dir, file), b)
 }
 
 func replaceFile(path string, b []byte) (err error) {
@@ -429,8 +536,10 @@ func replaceFile(path string, b []byte) (err error) {
 
 // Run reloads when a local file changes, when WriteLocal asked for it, and every
 // reloadInterval give or take a quarter; it calls changed, on its own goroutine, for each
-// configuration that differs from the one before. It returns when ctx ends.
-func (l *Loader) Run(ctx context.Context, changed func(*Snapshot)) error {
+// configuration that differs from the one that was taken before. changed tells whether it
+// took it; one that it did not, because it was no longer the Latest, comes again with the
+// next reload. Run returns when ctx ends.
+func (l *Loader) Run(ctx context.Context, changed func(*Snapshot) bool) error {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
 		return fmt.Errorf("watch configuration files: %w", err)
@@ -441,34 +550,52 @@ func (l *Loader) Run(ctx context.Context, changed func(*Snapshot)) error {
 			l.log.Warn("configuration directory not watched; it is read every reload interval", "dir", dir, "err", err)
 		}
 	}
+	taken := l.current
 	for {
-		var p params
-		if l.current != nil {
-			l.current.Fill(&p)
+		if err := l.wait(ctx, w); err != nil {
+			return err
 		}
-		interval := cmp.Or(p.ReloadInterval, 30*time.Minute)
-		timer := time.NewTimer(interval*3/4 + rand.N(interval/2+1))
+		s, err := l.Load(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			l.log.Error("configuration not reloaded; the last one stays in force", "err", err)
+		case !s.Equal(taken) && changed(s):
+			taken = s
+		}
+	}
+}
+
+// quiet is how long a changed file must be left alone before it is read: editors write in
+// several steps.
+const quiet = 100 * time.Millisecond
+
+// wait returns when it is time for a reload.
+func (l *Loader) wait(ctx context.Context, w *fsnotify.Watcher) error {
+	var p params
+	if l.current != nil {
+		l.current.Fill(&p)
+	}
+	interval := cmp.Or(p.ReloadInterval, 30*time.Minute)
+	timer := time.NewTimer(interval*3/4 + rand.N(interval/2+1))
+	defer timer.Stop()
+	for changing := false; ; {
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return context.Cause(ctx)
 		case <-timer.C:
+			return nil
 		case <-l.reload:
+			return nil
 		case ev := <-w.Events:
-			if !l.concerns(ev.Name) {
-				timer.Stop()
-				continue
+			if l.concerns(ev.Name) && !changing {
+				changing = true
+				timer.Reset(quiet)
 			}
-		}
-		timer.Stop()
-		old := l.current
-		s, err := l.Load(ctx)
-		if err != nil {
-			l.log.Error("configuration not reloaded; the last one stays in force", "err", err)
-			continue
-		}
-		if !s.Equal(old) {
-			changed(s)
+		case err := <-w.Errors: // a change may have been missed
+			l.log.Warn("watch configuration files", "err", err)
+			return nil
 		}
 	}
 }

@@ -11,11 +11,13 @@ import (
 type Snapshot struct {
 	values  map[string]string
 	origins map[string]string
+	files   map[string]map[string]string // the box's own files, by name, before anything overwrote them
+	writes  int                          // state of these files, see Loader.Latest
 }
 
 // NewSnapshot makes a configuration from parameters that all come from one place.
 func NewSnapshot(values map[string]string, origin string) *Snapshot {
-	s := &Snapshot{values: map[string]string{}, origins: map[string]string{}}
+	s := &Snapshot{values: map[string]string{}, origins: map[string]string{}, files: map[string]map[string]string{}}
 	s.merge(values, origin)
 	return s
 }
@@ -46,8 +48,10 @@ func (s *Snapshot) List(name string) []string { return SplitList(s.values[name])
 // Names gives all parameters that are set, sorted.
 func (s *Snapshot) Names() []string { return slices.Sorted(maps.Keys(s.values)) }
 
-// Equal tells whether both hold the same parameters.
-func (s *Snapshot) Equal(o *Snapshot) bool { return o != nil && maps.Equal(s.values, o.values) }
+// Equal tells whether both hold the same parameters and files.
+func (s *Snapshot) Equal(o *Snapshot) bool {
+	return o != nil && maps.Equal(s.values, o.values) && maps.EqualFunc(s.files, o.files, maps.Equal)
+}
 
 // Unknown gives the org.lockss parameters that are set and that nothing reads: neither
 // named in known nor below one of the prefixes. Other keys (java.*, for example) belong to
@@ -80,9 +84,34 @@ func (s *Snapshot) Under(prefix string) map[string]string {
 	return sub
 }
 
-// With gives a configuration in which the given parameters are set, too.
-func (s *Snapshot) With(values map[string]string, origin string) *Snapshot {
-	c := &Snapshot{values: maps.Clone(s.values), origins: maps.Clone(s.origins)}
+// File gives what one of the box's own files says ("au.txt"), whatever other sources set.
+func (s *Snapshot) File(name string) map[string]string { return s.files[name] }
+
+// Changed gives the names of all parameters that differ between s and o, sorted.
+func (s *Snapshot) Changed(o *Snapshot) []string {
+	names := map[string]bool{}
+	for _, m := range []map[string]string{s.values, o.values} {
+		for k := range m {
+			v, ok := s.values[k]
+			w, ok2 := o.values[k]
+			if v != w || ok != ok2 {
+				names[k] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// WithFile gives a configuration in which one of the box's own files has these parameters,
+// too.
+func (s *Snapshot) WithFile(name string, values map[string]string, origin string) *Snapshot {
+	c := &Snapshot{values: maps.Clone(s.values), origins: maps.Clone(s.origins), files: maps.Clone(s.files), writes: s.writes}
+	file := maps.Clone(s.files[name])
+	if file == nil {
+		file = map[string]string{}
+	}
+	maps.Copy(file, values)
+	c.files[name] = file
 	c.merge(values, origin)
 	return c
 }

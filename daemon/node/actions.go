@@ -1,31 +1,34 @@
 package node
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
-	"time"
+	"strings"
 
 	"armarium/daemon/au"
 	"armarium/daemon/crawl"
-	"armarium/daemon/journal"
 	"armarium/daemon/lockss"
 	"armarium/daemon/plugin"
 	"armarium/daemon/poll"
 	"armarium/daemon/status"
+	"armarium/daemon/store"
 	"armarium/daemon/titledb"
 )
+
+// auFile is where collections are configured (config.md 4.3).
+const auFile = "au.txt"
 
 // AddAU configures a collection, durably in au.txt, and asks for its first crawl.
 func (n *Node) AddAU(ctx context.Context, r status.AddRequest) (lockss.AUID, error) {
 	if err := r.Check(); err != nil {
 		return "", err
 	}
-	e := au.Entry{PluginID: r.Plugin, Params: r.Params, Name: r.Name, Root: r.Disk}
+	e := au.Entry{PluginID: r.Plugin, Params: r.Params, Name: r.Name}
 	if r.Title != "" {
 		t, err := n.title(r.Title)
 		if err != nil {
@@ -35,20 +38,26 @@ func (n *Node) AddAU(ctx context.Context, r status.AddRequest) (lockss.AUID, err
 	}
 	def, ok := n.shelf.definition(e.PluginID)
 	if !ok {
-		return "", fmt.Errorf("plugin %s is not loaded: %w", e.PluginID, status.ErrNotFound)
+		return "", fmt.Errorf("%s: %w", n.shelf.absent(e.PluginID), status.ErrNotFound)
 	}
 	conf, _, err := def.Configuration(e.Params)
+	if err == nil {
+		err = def.MayCollect()
+	}
+	var bound *plugin.AU
+	if err == nil {
+		bound, err = def.Bind(conf)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", status.ErrRefused, err)
 	}
-	e.Params, e.ID = conf, def.AUID(conf)
-	if e.Root == "" {
-		e.Root = n.emptiestDisk()
-	}
-	if err := n.writeEntry(e); err != nil {
+	e.Params, e.ID, e.Name = conf, bound.ID(), cmp.Or(e.Name, bound.Name())
+	if e.Root, err = n.chooseDisk(r.Disk); err != nil {
 		return "", err
 	}
-	n.configureUnits()
+	if err := n.addEntry(e); err != nil {
+		return "", err
+	}
 	u, ok := n.units.reg.Unit(e.ID)
 	if !ok {
 		return "", fmt.Errorf("%s was configured but is no unit", e.ID)
@@ -73,47 +82,80 @@ func (n *Node) title(key string) (titledb.Title, error) {
 	return n.titles[i], nil
 }
 
-// emptiestDisk is the one proposed for a new collection (repository.md 12).
-func (n *Node) emptiestDisk() string {
-	best, free := "", uint64(0)
+// chooseDisk checks the disk that was asked for, or finds the one with most space, and gives
+// it in the form of au.txt (repository.md 12).
+func (n *Node) chooseDisk(want string) (string, error) {
+	want = strings.TrimPrefix(want, "local:")
+	var limits Space
+	n.config().Fill(&limits)
+	var best store.RootInfo
+	var faults []string
 	for _, r := range n.store.Roots() {
-		if r.Err == nil && (best == "" || r.Free > free) {
-			best, free = r.Path, r.Free
+		switch {
+		case want != "" && r.Path != want:
+		case r.Err != nil:
+			faults = append(faults, r.Err.Error())
+		case limits.level(r.Free, r.Total) == status.DiskFull:
+			faults = append(faults, fmt.Sprintf("disk %s is full: %d MB are free", r.Path, r.Free>>20))
+		case best.Path == "" || r.Free > best.Free:
+			best = r
 		}
 	}
-	return best
+	switch {
+	case best.Path != "":
+		return "local:" + best.Path, nil
+	case len(faults) == 0:
+		return "", fmt.Errorf("%s is not one of this node's disks: %w", want, status.ErrRefused)
+	}
+	return "", fmt.Errorf("%s: %w", strings.Join(faults, "; "), status.ErrRefused)
 }
 
-// writeEntry adds an entry to au.txt, which keeps everything else that is in it.
-func (n *Node) writeEntry(e au.Entry) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	props := map[string]string{}
-	for k, v := range n.snapshot.Under("org.lockss.au.") {
-		if filepath.Base(n.snapshot.Origin(k)) == "au.txt" {
-			props[k] = v
-		}
+// addEntry adds a collection to au.txt, which keeps everything else that is in it, and to the
+// units.
+func (n *Node) addEntry(e au.Entry) error {
+	n.change.Lock()
+	defer n.change.Unlock()
+	props, err := n.loader.ReadLocal(auFile)
+	if err != nil {
+		return fmt.Errorf("%w until %s is mended", err, auFile)
 	}
 	entries, _ := au.Entries(props)
 	if slices.ContainsFunc(entries, func(x au.Entry) bool { return x.ID == e.ID }) {
-		return fmt.Errorf("the collection %w", status.ErrBusy)
+		return already{"this collection is configured already"}
 	}
-	maps.Copy(props, e.Props())
-	if err := n.loader.WriteLocal("au.txt", "AU Configuration", props); err != nil {
+	all := e.Props()
+	maps.Copy(all, props)
+	if err := n.loader.WriteLocal(auFile, "AU Configuration", all); err != nil {
 		return err
 	}
-	n.snapshot = n.snapshot.With(e.Props(), filepath.Join(n.loader.Dir(), "au.txt"))
+	n.mu.Lock()
+	n.snapshot = n.snapshot.WithFile(auFile, e.Props(), filepath.Join(n.loader.Dir(), auFile))
+	n.mu.Unlock()
+	n.configureUnits()
 	return nil
 }
 
-// configureUnits gives the registry all configured collections, with what the title list
-// says of each.
+// already is status.ErrBusy in other words.
+type already struct{ text string }
+
+func (e already) Error() string { return e.text }
+func (e already) Unwrap() error { return status.ErrBusy }
+
+// configureUnits gives the registry all configured collections, with what the title list says
+// of each. change is held.
 func (n *Node) configureUnits() {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	entries, errs := au.Entries(n.snapshot.Under("org.lockss.au."))
+	s, titles := n.snapshot, n.titles
+	n.mu.Unlock()
+	var p auParams
+	s.Fill(&p)
+	props := s.File(auFile)
+	if p.Anywhere {
+		props = s.Under("org.lockss.au.")
+	}
+	entries, errs := au.Entries(props)
 	byID := map[lockss.AUID]titledb.Title{}
-	for _, t := range n.titles {
+	for _, t := range titles {
 		if def, ok := n.shelf.definition(t.PluginID); ok {
 			byID[def.AUID(t.Params)] = t
 		}
@@ -128,8 +170,7 @@ func (n *Node) configureUnits() {
 		def, _ := n.shelf.definition(t.PluginID)
 		e.Params = withDefaults(e.Params, t.Params, def)
 	}
-	errs = append(errs, n.units.reg.Configure(entries)...)
-	for _, err := range errs {
+	for _, err := range append(errs, n.units.reg.Configure(entries)...) {
 		n.log.Warn("collection not configured", "err", err)
 	}
 }
@@ -153,8 +194,14 @@ func withDefaults(own, title map[string]string, def *plugin.Definition) map[stri
 
 // Crawl asks for a crawl now.
 func (n *Node) Crawl(_ context.Context, id lockss.AUID) error {
-	if _, ok := n.units.reg.Unit(id); !ok {
+	u, ok := n.units.reg.Unit(id)
+	if !ok {
 		return fmt.Errorf("%s: %w", id, status.ErrNotFound)
+	}
+	if c := u.Content(); c != nil {
+		if _, err := n.chooseDisk(c.Root()); err != nil {
+			return err
+		}
 	}
 	if err := n.crawler.Request(id, crawl.RequestOptions{OverrideRates: true}); err != nil {
 		return fmt.Errorf("%w: %w", status.ErrRefused, err)
@@ -164,64 +211,26 @@ func (n *Node) Crawl(_ context.Context, id lockss.AUID) error {
 
 // Poll asks for a poll now.
 func (n *Node) Poll(_ context.Context, id lockss.AUID) error {
+	u, ok := n.units.reg.Unit(id)
+	if !ok {
+		return fmt.Errorf("%s: %w", id, status.ErrNotFound)
+	}
 	if n.audit == nil {
 		return fmt.Errorf("this node takes no part in polls: %w", status.ErrRefused)
+	}
+	if p := u.Plugin(); u.Active() && p != nil {
+		if err := p.Definition().MayVote(); err != nil {
+			return fmt.Errorf("%w: %w", status.ErrRefused, err)
+		}
 	}
 	err := n.audit.Call(id)
 	switch {
 	case errors.Is(err, poll.ErrRunning):
-		return fmt.Errorf("a poll of this collection %w", status.ErrBusy)
+		return already{"a poll of this collection is running already"}
 	case errors.Is(err, poll.ErrNoUnit):
-		return fmt.Errorf("%s: %w", id, status.ErrNotFound)
+		return fmt.Errorf("%s is not in service: %s: %w", id, u.Problem(), status.ErrRefused)
 	case err != nil:
 		return fmt.Errorf("%w: %w", status.ErrRefused, err)
 	}
 	return nil
-}
-
-// crawled keeps the result of a crawl; that of a plugin registry may bring plugins.
-func (n *Node) crawled(r crawl.Result) {
-	c := journal.Crawl{AU: r.AU, Kind: r.Kind, Started: r.Started, Ended: r.Ended, Status: int(r.Status), Message: r.Message,
-		Fetched: r.Fetched, NotModified: r.NotModified, Excluded: r.Excluded, Errors: r.Errors, Bytes: r.Bytes}
-	for _, f := range r.Failures {
-		c.Failures = append(c.Failures, journal.CrawlFailure(f))
-	}
-	if _, err := n.journal.AddCrawl(c); err != nil {
-		n.log.Error("crawl not kept in the journal", "au", r.AU, "err", err)
-	}
-	if r.Registry && r.Status == crawl.Successful {
-		n.shelf.process(context.Background())
-		n.configureUnits()
-	}
-}
-
-// history keeps what polls came to.
-type history struct{ n *Node }
-
-func (h history) Done(r poll.Result) error {
-	detail, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	return h.n.journal.AddPoll(journal.Poll{Key: r.Key, AU: r.AU, Role: string(r.Role), Peer: r.Peer, Started: r.Started, Ended: r.Ended,
-		Status: r.Status, Quorum: r.Quorum, Voters: r.Voters, Agreement: r.Agreement, URLs: r.URLs, Won: r.Won,
-		Lost: r.Lost, TooClose: r.TooClose, NoQuorum: r.NoQuorum, Repairs: r.Repairs, Sentence: r.Sentence, Detail: detail})
-}
-
-func (h history) Repaired(r poll.RepairRecord) error {
-	rec := journal.Repair{AU: r.AU, URL: r.URL, From: r.From, Poll: r.Poll, At: r.At, Result: r.Result, Old: r.Old, New: r.New}
-	if u, ok := h.n.units.reg.Unit(r.AU); ok && u.Content() != nil {
-		if v, err := u.Content().Current(r.URL); err == nil {
-			rec.Version = v.Number
-		}
-	}
-	return h.n.journal.AddRepair(rec)
-}
-
-// recordAction appends to the audit trail.
-func (n *Node) recordAction(a status.ActionRow) error {
-	if a.At.IsZero() {
-		a.At = time.Now()
-	}
-	return n.journal.AddAction(journal.Action{At: a.At, User: a.User, What: a.What, Object: a.Object, Result: a.Result})
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"armarium/daemon/account"
 	"armarium/daemon/api"
 	"armarium/daemon/lockss"
 	"armarium/daemon/serve"
@@ -23,6 +24,12 @@ type UI struct {
 	Forbidden string   `prop:"org.lockss.ui.403Msg" default:"Access to the pages of this LOCKSS box is not allowed from your address (%IP%)."`
 	LogDenied bool     `prop:"org.lockss.ui.logForbidden" default:"true"`
 }
+
+// Connections to one server, in all and from one address.
+const (
+	maxConnections = 4000
+	maxFromOne     = 500
+)
 
 // face is one server of the node.
 type face struct {
@@ -59,7 +66,7 @@ func (n *Node) listen() (faces []face, err error) {
 		}
 	}()
 	var ui UI
-	n.snapshot.Fill(&ui)
+	n.start.Fill(&ui)
 	if n.params.UIStart {
 		handler, err := n.pages(ui)
 		if err != nil {
@@ -74,7 +81,7 @@ func (n *Node) listen() (faces []face, err error) {
 		}
 	}
 	sc := serve.Config{Host: n.params.Host, Library: library{n.units}, Log: n.part("serve")}
-	n.snapshot.Fill(&sc)
+	n.start.Fill(&sc)
 	if !sc.Start {
 		return faces, nil
 	}
@@ -97,7 +104,7 @@ func open(faces []face, name string, bind []string, port int, server func() *htt
 		if err != nil {
 			return faces, fmt.Errorf("%s: %w", name, err)
 		}
-		faces = append(faces, face{name, server(), l})
+		faces = append(faces, face{name, server(), account.Limit(l, maxConnections, maxFromOne)})
 	}
 	return faces, nil
 }
@@ -105,11 +112,12 @@ func open(faces []face, name string, bind []string, port int, server func() *htt
 // pages are the admin pages and the REST API behind the access list.
 func (n *Node) pages(ui UI) (http.Handler, error) {
 	trail := status.Trail{Record: n.recordAction, Log: n.part("audit trail")}
-	rest, err := api.New(api.Config{Accounts: n.accounts, Sources: n.sources(), Actions: n, Trail: trail, Log: n.part("api")})
+	sources := n.sources()
+	rest, err := api.New(api.Config{Accounts: n.accounts, Sources: sources, Actions: n, Trail: trail, Log: n.part("api")})
 	if err != nil {
 		return nil, err
 	}
-	html, err := web.New(web.Config{Accounts: n.accounts, Sources: n.sources(), Actions: n, Trail: trail, Content: n.content, Log: n.part("web")})
+	html, err := web.New(web.Config{Accounts: n.accounts, Sources: sources, Actions: n, Trail: trail, Content: n.content, Log: n.part("web")})
 	if err != nil {
 		return nil, err
 	}

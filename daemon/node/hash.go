@@ -81,10 +81,11 @@ func (p pollHasher) Reserve(id lockss.AUID, start, deadline time.Time, d time.Du
 	return pollError(p.h.Reserve(id, start, deadline, d))
 }
 
-// pollError gives the hasher's errors the names that polls know.
+// pollError gives the hasher's errors the names that polls know. A hash that waited for a
+// crawl until its deadline had no time; it was not too slow.
 func pollError(err error) error {
 	for _, e := range []struct{ is, as error }{
-		{hasher.ErrTimeout, poll.ErrTimeout}, {hasher.ErrNoTime, poll.ErrNoTime}, {hasher.ErrNoAU, poll.ErrNoUnit},
+		{hasher.ErrNoTime, poll.ErrNoTime}, {hasher.ErrTimeout, poll.ErrTimeout}, {hasher.ErrNoAU, poll.ErrNoUnit},
 	} {
 		if errors.Is(err, e.is) {
 			return fmt.Errorf("%w: %w", e.as, err)

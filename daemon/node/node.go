@@ -7,8 +7,16 @@
 //	crawler  → store; audit ⇄ transport, hasher, store; faces → everything, by rows
 //
 // The adapters between services stand in units.go (units as polls and repairs see them),
-// hash.go (units as the hasher sees them), views.go (rows for the faces) and actions.go
-// (what the faces may ask for). Nothing else here knows more than one service.
+// hash.go (units as the hasher sees them), views.go (rows for the faces), actions.go (what
+// the faces may ask for) and history.go (what the journal keeps). Nothing else here knows more
+// than one service.
+//
+// A new configuration takes effect at once where package params.go says so (settings): plugins,
+// titles, collections, accounts, access lists, polls, peers. All else waits for the next start;
+// the log and the configuration table name it. At the start the node waits for a configuration
+// that loads, and says on the port of the pages why there is none (wait.go). No copy of it is
+// kept, so that a box whose configuration comes from a property server needs that server when
+// it starts; its plugins need it only once (shelf).
 package node
 
 import (
@@ -19,9 +27,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"armarium/daemon/account"
 	"armarium/daemon/au"
@@ -55,9 +66,10 @@ type Node struct {
 	log      *slog.Logger
 	started  time.Time
 	loader   *config.Loader
+	start    *config.Snapshot // with which the node was started
 	params   Params
 	identity lockss.PeerID
-	box      platform.Client
+	box      box
 
 	store    *store.Store
 	journal  *journal.Journal
@@ -71,19 +83,24 @@ type Node struct {
 	accounts *account.Accounts
 	uiFilter *account.Filter
 	proxy    *serve.Proxy // nil: no audit proxy
+	history  *history
+	fetched  chan lockss.AUID // plugin registries whose crawl has ended
 
-	mu       sync.Mutex // below; also orders changes of the local files
+	change sync.Mutex // orders changes of configuration and collections; held over disk
+
+	mu       sync.Mutex // held briefly
 	snapshot *config.Snapshot
 	titles   []titledb.Title
-	fault    string // why the newest configuration is not in force
-	problems []config.Problem
 }
 
 // Run runs a node until ctx ends. It fails when the disks or the configuration cannot be
 // used; a property server that does not answer is waited for.
 func Run(ctx context.Context, opt Options) error {
-	n := &Node{opt: opt, log: opt.Log, started: time.Now(), box: platform.Client{Path: opt.Platform}}
-	loader, err := config.NewLoader(config.Options{URLs: opt.URLs, Groups: opt.Groups, Log: opt.Log.With("part", "config")})
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	n := &Node{opt: opt, log: opt.Log, started: time.Now(), box: box{client: platform.Client{Path: opt.Platform}}, fetched: make(chan lockss.AUID, 100)}
+	loader, err := config.NewLoader(config.Options{URLs: opt.URLs, Groups: opt.Groups, Log: n.part("config")})
 	if err != nil {
 		return err
 	}
@@ -100,27 +117,10 @@ func Run(ctx context.Context, opt Options) error {
 	return err
 }
 
-// firstLoad waits for the first configuration.
-func (n *Node) firstLoad(ctx context.Context) error {
-	for wait := 2 * time.Second; ; wait = min(2*wait, 10*time.Minute) {
-		s, err := n.loader.Load(ctx)
-		if err == nil {
-			n.snapshot = s
-			return nil
-		}
-		n.log.Error("no configuration yet; it is asked for again", "err", err, "in", wait)
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(wait):
-		}
-	}
-}
-
 // build makes every service; none runs yet.
 func (n *Node) build(ctx context.Context) (err error) {
-	s := n.snapshot
-	fill := func(v any) { n.problems = append(n.problems, s.Fill(v)...) }
+	s := n.start
+	fill := func(v any) { s.Fill(v) } // what is wrong is said by apply
 	fill(&n.params)
 	if n.identity, err = n.params.identity(); err != nil {
 		return fmt.Errorf("this node has no usable identity: set org.lockss.platform.v3.identity: %w", err)
@@ -155,7 +155,9 @@ func (n *Node) build(ctx context.Context) (err error) {
 	ac := au.Config{Store: n.store, Log: n.part("au")}
 	fill(&ac)
 	n.units = &units{reg: au.NewRegistry(ac)}
-	n.shelf = newShelf(n.units.reg, n.part("plugin"))
+	n.shelf = newShelf(n.units.reg, n.loader, n.part("plugin"))
+	n.history = newHistory(n.journal, n.units.reg, n.identity, n.part("journal"))
+	n.units.settled = n.history.settled
 
 	pc := peer.Config{Local: n.identity, Files: n.units.Files, Keeper: keeper{n.journal, "peers"}, Log: n.part("peer")}
 	fill(&pc.Params)
@@ -166,7 +168,7 @@ func (n *Node) build(ctx context.Context) (err error) {
 	fill(&hc)
 	n.hasher = hasher.New(hc)
 
-	cc := crawl.Config{Units: n.units.reg, Done: n.crawled, Log: n.part("crawl")}
+	cc := crawl.Config{Units: n.units.reg, Done: func(r crawl.Result) { n.crawled(ctx, r) }, Log: n.part("crawl")}
 	fill(&cc)
 	if n.crawler, err = crawl.New(cc); err != nil {
 		return err
@@ -174,11 +176,14 @@ func (n *Node) build(ctx context.Context) (err error) {
 	if err := n.buildAudit(fill); err != nil {
 		return err
 	}
-	if err := n.buildAccounts(fill); err != nil {
+	cfg := account.Config{}
+	fill(&cfg)
+	if n.accounts, err = account.New(cfg); err != nil {
 		return err
 	}
-	n.reportParameters()
-	return n.apply(ctx, s)
+	n.uiFilter = &account.Filter{}
+	n.apply(ctx, s)
+	return nil
 }
 
 // buildAudit connects polls with the network. A network that demands TLS is not joined in
@@ -193,6 +198,10 @@ func (n *Node) buildAudit(fill func(any)) (err error) {
 	}
 	tc := transport.Config{Identity: n.identity, Log: n.part("transport")}
 	fill(&tc)
+	if most := largestMessage(); tc.MaxMessageSize > most {
+		n.log.Info("messages of peers are limited by the memory of this machine", "bytes", most)
+		tc.MaxMessageSize = most
+	}
 	if tc.SpoolDir == "" { // the system's temporary directory may be in memory
 		tc.SpoolDir = filepath.Join(filepath.Dir(n.journal.Path()), "tmp")
 		if err := os.MkdirAll(tc.SpoolDir, 0o755); err != nil {
@@ -208,74 +217,71 @@ func (n *Node) buildAudit(fill func(any)) (err error) {
 	if n.wire, err = transport.New(tc); err != nil {
 		return err
 	}
-	pc := poll.Config{Local: n.identity, Groups: n.params.Groups, Peers: n.peers, Network: network{n.wire},
-		Hasher: pollHasher{n.hasher}, Units: n.units, Copies: n.units, Journal: history{n}, Refetcher: n.crawler, Log: n.part("poll")}
+	pc := poll.Config{Local: n.identity, Groups: n.params.Groups, Peers: n.peers, Network: network{n.wire, n.history},
+		Hasher: pollHasher{n.hasher}, Units: n.units, Copies: n.units, Journal: n.history, Refetcher: n.crawler, Log: n.part("poll")}
 	fill(&pc.Params)
 	n.audit, err = poll.New(pc)
 	return err
 }
 
-func (n *Node) buildAccounts(fill func(any)) (err error) {
-	ac := account.Config{}
-	fill(&ac)
-	name, _ := n.snapshot.Get("org.lockss.platform.ui.username")
-	hash, _ := n.snapshot.Get("org.lockss.platform.ui.password")
-	if name != "" && hash != "" {
-		ac.Users = []account.User{{Name: name, Password: hash, Roles: []string{account.RoleUserAdmin}}}
-	} else {
-		n.log.Warn("no administrator is configured: nobody can log in; set org.lockss.platform.ui.username and .password")
+// largestMessage is the size of a message, in bytes, that this machine can hold in memory
+// beside everything else, whoever sends it: an eighth of its memory, and no less than the 32
+// MiB that networks commonly allow.
+func largestMessage() int64 {
+	var si unix.Sysinfo_t
+	if err := unix.Sysinfo(&si); err != nil {
+		return 32 << 20
 	}
-	n.accounts, err = account.New(ac)
-	n.uiFilter = &account.Filter{}
-	return err
+	return max(32<<20, int64(si.Totalram)*int64(si.Unit)/8)
 }
 
 // part is the log of one service.
 func (n *Node) part(name string) *slog.Logger { return n.log.With("part", name) }
 
-// reportParameters says what of the configuration could not be used.
-func (n *Node) reportParameters() {
-	for _, p := range n.problems {
-		n.log.Warn("parameter not usable", "name", p.Name, "value", p.Value, "err", p.Msg)
-	}
-	for _, name := range n.snapshot.Unknown(known(), passed...) {
-		n.log.Warn("unknown parameter: nothing reads it", "name", name, "file", n.snapshot.Origin(name))
-	}
-}
-
-// apply puts into force what can change while the node runs: collections, titles, plugin
-// registries, access lists, and the parameters of polls and peers.
-func (n *Node) apply(ctx context.Context, s *config.Snapshot) error {
+// apply puts into force what can change while the node runs, and says what cannot be used
+// and what waits for the next start. It is false for a configuration that is outdated because
+// a collection was added meanwhile.
+func (n *Node) apply(ctx context.Context, s *config.Snapshot) bool {
 	titles, errs := titledb.FromProps(s.Under("org.lockss.title."))
 	for _, err := range errs {
 		n.log.Warn("title list", "err", err)
 	}
+	n.change.Lock()
+	defer n.change.Unlock()
+	if !n.loader.Latest(s) {
+		return false
+	}
 	n.mu.Lock()
+	old := n.snapshot
 	n.snapshot, n.titles = s, titles
 	n.mu.Unlock()
+	n.report(old, s)
 
 	var pp PluginParams
 	s.Fill(&pp)
-	if err := n.shelf.configure(ctx, pp); err != nil {
-		n.setFault(err.Error())
-		n.log.Error("plugins", "err", err)
-	} else {
-		n.setFault("")
-	}
-	n.shelf.process(ctx)
+	n.shelf.configure(ctx, pp)
 	n.configureUnits()
 
+	list := users(s)
+	if err := n.accounts.SetUsers(list); err != nil {
+		n.log.Error("accounts", "err", err)
+	}
+	if n.accounts.Users() == 0 {
+		n.log.Warn("nobody can log in; set org.lockss.platform.ui.username and .password")
+	}
 	var access Access
 	s.Fill(&access)
 	warnings, err := n.uiFilter.Set(access.UIInclude, access.UIExclude)
 	for _, w := range warnings {
 		n.log.Warn("access list of the pages", "err", w)
 	}
-	if err == nil && n.proxy != nil {
-		err = n.proxy.SetAccess(access.ReadInclude, access.ReadExclude)
-	}
 	if err != nil {
-		n.log.Error("access list not changed", "err", err)
+		n.log.Error("access list of the pages not changed", "err", err)
+	}
+	if n.proxy != nil {
+		if err := n.proxy.SetAccess(access.ReadInclude, access.ReadExclude); err != nil {
+			n.log.Error("access list of the audit proxy not changed", "err", err)
+		}
 	}
 	if n.audit != nil {
 		var p poll.Params
@@ -284,18 +290,53 @@ func (n *Node) apply(ctx context.Context, s *config.Snapshot) error {
 			n.log.Error("poll parameters not changed", "err", err)
 		}
 	}
-	var pp2 peer.Params
-	s.Fill(&pp2)
-	if err := n.peers.Reconfigure(pp2); err != nil {
+	var p peer.Params
+	s.Fill(&p)
+	if err := n.peers.Reconfigure(p); err != nil {
 		n.log.Error("peer parameters not changed", "err", err)
 	}
-	return nil
+	return true
 }
 
-func (n *Node) setFault(text string) {
+// report says what is new in a configuration that cannot be used, or not before the next
+// start; old is nil at the start.
+func (n *Node) report(old, s *config.Snapshot) {
+	var before []config.Problem
+	var unknown, wait []string
+	names := known()
+	if old != nil {
+		n.log.Info("configuration changed", "parameters", len(s.Changed(old)))
+		before, unknown, wait = problems(old), old.Unknown(names, passed...), waiting(n.start, old)
+	}
+	for _, p := range problems(s) {
+		if !slices.Contains(before, p) {
+			n.log.Warn("parameter not usable", "name", p.Name, "value", p.Value, "err", p.Msg)
+		}
+	}
+	for _, name := range s.Unknown(names, passed...) {
+		if !slices.Contains(unknown, name) {
+			n.log.Warn("unknown parameter: nothing reads it", "name", name, "file", s.Origin(name))
+		}
+	}
+	if now := waiting(n.start, s); len(now) > 0 && !slices.Equal(now, wait) {
+		n.log.Warn("changed parameters take effect at the next start only", "names", strings.Join(now, ";"))
+	}
+}
+
+// fault tells why what is configured is not in force, or "".
+func (n *Node) fault() string {
+	shelf, _ := n.shelf.state()
+	if err := errors.Join(n.loader.Fault(), shelf); err != nil {
+		return oneLine(err)
+	}
+	return ""
+}
+
+// config is the configuration in force.
+func (n *Node) config() *config.Snapshot {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.fault = text
+	return n.snapshot
 }
 
 // serve runs all services until ctx ends or one of them fails, then waits for all.
@@ -324,91 +365,112 @@ func (n *Node) serve(ctx context.Context) error {
 	}
 	run("crawl", n.crawler.Run)
 	run("config", func(ctx context.Context) error {
-		return n.loader.Run(ctx, func(s *config.Snapshot) {
-			n.log.Info("configuration changed")
-			n.apply(ctx, s)
-		})
+		return n.loader.Run(ctx, func(s *config.Snapshot) bool { return n.apply(ctx, s) })
 	})
 	run("journal", n.mirror)
 	run("store", n.tend)
-	run("plugin", n.loadPlugins)
+	run("plugin", n.tendPlugins)
 	n.log.Info("node started", "identity", n.identity, "ui", n.params.UIPort, "disks", strings.Join(n.params.Disks, ";"))
 	<-ctx.Done()
 	g.Wait()
 	if err := n.peers.Flush(); err != nil {
 		n.log.Error("peers not kept", "err", err)
 	}
+	n.copyJournal()
 	return context.Cause(ctx)
 }
 
-// loadPlugins waits for the first crawls of registries that were never crawled, then lets
-// the units take part in polls (plugin-packaging.md 4.3).
-func (n *Node) loadPlugins(ctx context.Context) error {
-	var p struct {
-		Timeout time.Duration `prop:"org.lockss.plugin.load.timeout" default:"1m"`
+// tendPlugins waits for the first crawls of registries that were never crawled, then lets the
+// units take part in polls (plugin-packaging.md 4.3). Afterwards it asks again for a keystore
+// that did not come, and for registries that still were never crawled.
+func (n *Node) tendPlugins(ctx context.Context) error {
+	var p loadParams
+	n.start.Fill(&p)
+	missing := map[lockss.AUID]bool{}
+	for _, id := range n.askRegistries(0) {
+		missing[id] = true
 	}
-	n.snapshot.Fill(&p)
-	deadline := time.After(p.Timeout)
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for _, u := range n.units.reg.Units() {
-		if u.IsRegistry() && !u.State().Crawled() {
-			if err := n.crawler.Request(u.ID(), crawl.RequestOptions{Priority: 10}); err != nil {
-				n.log.Error("plugin registry not crawled", "au", u.ID(), "err", err)
-			}
-		}
-	}
-wait:
-	for !n.registriesCrawled() {
+	timeout := time.NewTimer(p.Timeout)
+	defer timeout.Stop()
+	for len(missing) > 0 {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-deadline:
+		case id := <-n.fetched:
+			delete(missing, id)
+		case <-timeout.C:
 			n.log.Warn("plugin registries not crawled in time; the node goes on with the plugins it has", "timeout", p.Timeout)
-			break wait
-		case <-tick.C:
+			clear(missing)
 		}
 	}
 	n.units.ready.Store(true)
-	return nil
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-n.fetched:
+			continue
+		case <-tick.C:
+		}
+		n.askRegistries(10 * time.Minute)
+		if _, fresh := n.shelf.state(); !fresh {
+			n.refreshPlugins(ctx)
+		}
+	}
 }
 
-func (n *Node) registriesCrawled() bool {
+// askRegistries asks for a crawl of each registry that never was crawled and was not tried for
+// a while.
+func (n *Node) askRegistries(since time.Duration) (asked []lockss.AUID) {
 	for _, u := range n.units.reg.Units() {
-		if u.IsRegistry() && !u.State().Crawled() {
-			return false
+		s := u.State()
+		if !u.IsRegistry() || s.Crawled() || u.Crawling() || time.Since(s.LastCrawlAttempt) < since {
+			continue
 		}
+		if err := n.crawler.Request(u.ID(), crawl.RequestOptions{Priority: 10, OverrideRates: true}); err != nil {
+			n.log.Error("plugin registry not crawled", "au", u.ID(), "err", err)
+			continue
+		}
+		asked = append(asked, u.ID())
 	}
-	return true
+	return asked
 }
 
-// mirror copies the journal to a second disk, when there is one, every hour and at the end.
+// refreshPlugins loads what keystore and registries have now.
+func (n *Node) refreshPlugins(ctx context.Context) {
+	n.shelf.refresh(ctx)
+	n.change.Lock()
+	defer n.change.Unlock()
+	n.configureUnits()
+}
+
+// mirror copies the journal to a second disk, when there is one, every hour.
 func (n *Node) mirror(ctx context.Context) error {
-	var second string
-	for i, r := range n.store.Roots() {
-		if i > 0 && r.Err == nil {
-			second = r.Path
-			break
-		}
-	}
-	if second == "" {
-		<-ctx.Done()
-		return context.Cause(ctx)
-	}
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
-		stop := ctx.Err() != nil
-		if err := n.journal.Mirror(context.WithoutCancel(ctx), second); err != nil {
-			n.log.Error("journal not copied to the second disk", "disk", second, "err", err)
-		}
-		if stop {
-			return context.Cause(ctx)
-		}
+		n.copyJournal()
 		select {
 		case <-ctx.Done():
+			return context.Cause(ctx)
 		case <-tick.C:
 		}
+	}
+}
+
+// copyJournal copies the journal to the next disk after its own that can be used.
+func (n *Node) copyJournal() {
+	own := filepath.Dir(n.journal.Path())
+	for _, r := range n.store.Roots() {
+		if r.Err != nil || filepath.Clean(r.Path) == own {
+			continue
+		}
+		if err := n.journal.Mirror(context.Background(), r.Path); err != nil {
+			n.log.Error("journal not copied to the second disk", "disk", r.Path, "err", err)
+		}
+		return
 	}
 }
 
@@ -468,9 +530,15 @@ func (n *Node) health() status.Health {
 }
 
 // network sends a poll's messages over the wire.
-type network struct{ t *transport.Transport }
+type network struct {
+	t       *transport.Transport
+	history *history
+}
 
 func (w network) Send(to lockss.PeerID, m *lcap.Message, expires time.Time, retries int, interval time.Duration) {
+	if m.Opcode == lcap.OpPoll {
+		w.history.called(m)
+	}
 	w.t.Send(to, m, transport.SendOptions{Expires: expires, MaxRetries: retries, RetryInterval: interval})
 }
 

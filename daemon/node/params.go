@@ -3,6 +3,9 @@ package node
 import (
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
+	"time"
 
 	"armarium/daemon/account"
 	"armarium/daemon/au"
@@ -13,6 +16,7 @@ import (
 	"armarium/daemon/peer"
 	"armarium/daemon/poll"
 	"armarium/daemon/serve"
+	"armarium/daemon/status"
 	"armarium/daemon/store"
 	"armarium/daemon/transport"
 )
@@ -49,17 +53,77 @@ func (p Params) identity() (lockss.PeerID, error) {
 // classic daemon, so that they are not reported as unknown.
 var passed = []string{
 	"org.lockss.title.", "org.lockss.titleSet.", "org.lockss.au.", "org.lockss.config.fileVersion.",
-	"org.lockss.platform.", "org.lockss.cache.location", "org.lockss.mail.", "org.lockss.log.",
+	"org.lockss.platform.", "org.lockss.cache.location", "org.lockss.mail.", "org.lockss.log.", usersPrefix, "org.lockss.ui.debugUser.",
 	"org.lockss.config.serverAuthKeystore", "org.lockss.proxy.port", // written into every platform file
+}
+
+// settings are all structs that are filled from the configuration: those that take effect
+// while the node runs, and those that are read once, at the start.
+func settings() (live, fixed []any) {
+	return []any{config.Params(), &PluginParams{}, &Access{}, &Space{}, &peer.Params{}, &poll.Params{}, &auParams{}},
+		[]any{&Params{}, &UI{}, &serve.Config{}, &store.Config{}, &au.Config{}, &hasher.Config{}, &crawl.Config{},
+			&transport.Config{}, &account.Config{}, &loadParams{}}
 }
 
 // known gives every parameter that some service reads, with its default.
 func known() map[string]string {
-	m := config.Known()
-	maps.Copy(m, config.Names(Params{}, PluginParams{}, Access{}, Space{}, UI{}, serve.Config{}, store.Config{}, au.Config{}, peer.Params{},
-		hasher.Config{}, crawl.Config{}, transport.Config{}, poll.Params{}, account.Config{}))
-	m["org.lockss.plugin.load.timeout"] = "1m"
-	return m
+	live, fixed := settings()
+	return config.Names(append(live, fixed...)...)
+}
+
+// problems lists what cannot be used of a configuration.
+func problems(s *config.Snapshot) []config.Problem {
+	live, fixed := settings()
+	var all []config.Problem
+	for _, v := range append(live, fixed...) {
+		for _, p := range s.Fill(v) {
+			if !slices.Contains(all, p) {
+				all = append(all, p)
+			}
+		}
+	}
+	return all
+}
+
+// waiting lists the parameters of s that differ from those with which the node was started
+// and are read only then.
+func waiting(started, s *config.Snapshot) []string {
+	_, fixed := settings()
+	names := config.Names(fixed...)
+	for name := range config.Names(Access{}) { // the proxy's list is set anew
+		delete(names, name)
+	}
+	return slices.DeleteFunc(s.Changed(started), func(name string) bool { _, ok := names[name]; return !ok })
+}
+
+// usersPrefix is of the accounts that a network has on all its boxes (admin.md 2.2):
+// <id>.user, <id>.password (a hash) and <id>.roles.
+const usersPrefix = "org.lockss.ui.users."
+
+// users lists who may log in: the administrator of the platform file, then the accounts of
+// the network, if there are any.
+func users(s *config.Snapshot) []account.User {
+	get := func(name string) string { v, _ := s.Get(name); return v }
+	var list []account.User
+	if name, hash := get("org.lockss.platform.ui.username"), get("org.lockss.platform.ui.password"); name != "" && hash != "" {
+		list = append(list, account.User{Name: name, Password: hash, Roles: []string{account.RoleUserAdmin}})
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.Under(usersPrefix))) {
+		if id, ok := strings.CutSuffix(key, ".user"); ok && get(key) != "" {
+			list = append(list, account.User{Name: get(key), Password: get(id + ".password"), Roles: account.SplitRoles(get(id + ".roles"))})
+		}
+	}
+	return list
+}
+
+// auParams say where collections may be configured beside au.txt (titledb.md 3).
+type auParams struct {
+	Anywhere bool `prop:"org.lockss.plugin.allowGlobalAuConfig" default:"false"` // in every file, for tests
+}
+
+// loadParams say how long the start waits for plugins.
+type loadParams struct {
+	Timeout time.Duration `prop:"org.lockss.plugin.load.timeout" default:"1m"`
 }
 
 // Access lists who may come in; account.Filter says in which forms.
@@ -72,11 +136,27 @@ type Access struct {
 	ReadPlatform string   `prop:"org.lockss.proxy.access.ip.platformAccess" default:""`
 }
 
-// Space says when a disk is shown as low or full (config.md 8.2): when either bound is
-// crossed.
+// Space says when a disk is low or full (config.md 8.2): when either bound is crossed.
 type Space struct {
 	LowMB       int64   `prop:"org.lockss.repository.diskSpace.warn.freeMB" default:"5000"`
 	LowPercent  float64 `prop:"org.lockss.repository.diskSpace.warn.freePercent" default:"0.02"`
 	FullMB      int64   `prop:"org.lockss.repository.diskSpace.full.freeMB" default:"100"`
 	FullPercent float64 `prop:"org.lockss.repository.diskSpace.full.freePercent" default:"0.01"`
+}
+
+// level of free space on a disk, "" when there is enough.
+func (s Space) level(free, total uint64) string {
+	below := func(mb int64, share float64) bool {
+		if share > 1 { // 1.x writes 2 for 2 %
+			share /= 100
+		}
+		return free < uint64(max(0, mb))<<20 || float64(free) < share*float64(total)
+	}
+	switch {
+	case below(s.FullMB, s.FullPercent):
+		return status.DiskFull
+	case below(s.LowMB, s.LowPercent):
+		return status.DiskLow
+	}
+	return ""
 }

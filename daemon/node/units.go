@@ -23,16 +23,19 @@ const maxRepair = 512 << 20
 // units shows the registry of archival units to the audit (poll.Units, poll.Copies) and to
 // the records of peers (peer.Files).
 type units struct {
-	reg   *au.Registry
-	ready atomic.Bool // plugins are loaded and every configured unit had its chance
+	reg     *au.Registry
+	ready   atomic.Bool       // plugins are loaded and every configured unit had its chance
+	settled func(lockss.AUID) // called when the result of a poll is kept
 }
 
 func (u *units) Ready() bool { return u.ready.Load() }
 
+// AUs lists the units on which polls may be called; not one that is being crawled (crawl.md
+// 15).
 func (u *units) AUs() []lockss.AUID {
 	var ids []lockss.AUID
 	for _, x := range u.reg.Units() {
-		if x.Active() {
+		if x.Active() && !x.Crawling() {
 			ids = append(ids, x.ID())
 		}
 	}
@@ -88,6 +91,7 @@ func (u *units) PollStarted(id lockss.AUID, at time.Time) error {
 }
 
 func (u *units) PollEnded(id lockss.AUID, end poll.PollEnd) error {
+	defer u.settled(id)
 	x, ok := u.reg.Unit(id)
 	if !ok {
 		return fmt.Errorf("%s: %w", id, poll.ErrNoUnit)
@@ -154,6 +158,9 @@ func (u *units) Store(_ context.Context, id lockss.AUID, url string, props map[s
 	x, ok := u.active(id)
 	if !ok {
 		return fmt.Errorf("%s: %w", id, poll.ErrNoUnit)
+	}
+	if p := x.Plugin(); p != nil && !p.Included(url) {
+		return fmt.Errorf("%s is outside the crawl rules of the unit; the repair is not stored", url)
 	}
 	clean := map[string]string{}
 	for k, v := range props {

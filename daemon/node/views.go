@@ -2,11 +2,11 @@ package node
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -33,22 +33,19 @@ func (n *Node) sources() status.Sources {
 }
 
 func (n *Node) boxRow() status.BoxRow {
-	n.mu.Lock()
-	s, fault := n.snapshot, n.fault
-	n.mu.Unlock()
-	var p Params
+	s := n.config()
 	var pp poll.Params
+	s.Fill(&pp)
 	var cp struct {
 		Crawling bool `prop:"org.lockss.crawler.enabled" default:"true"`
 	}
-	s.Fill(&p)
-	s.Fill(&pp)
-	s.Fill(&cp)
+	n.start.Fill(&cp)
 	contact, _ := s.Get("org.lockss.platform.sysadminemail")
+	p := n.params
 	row := status.BoxRow{Host: p.Host, Version: p.Version, Peer: n.identity, Groups: p.Groups, Contact: contact,
 		Started: n.started, Quorum: pp.Quorum, PollEvery: pp.PollInterval, Crawling: cp.Crawling,
-		Polling: n.audit != nil && pp.EnablePoller, ConfigFault: fault}
-	box, err := n.box.State(context.Background())
+		Polling: n.audit != nil && pp.EnablePoller, ConfigFault: n.fault()}
+	box, err := n.box.State()
 	if errors.Is(err, platform.ErrNoPlatform) {
 		return row
 	}
@@ -66,35 +63,34 @@ func (n *Node) boxRow() status.BoxRow {
 
 func (n *Node) auRows() []status.AURow {
 	polling := map[lockss.AUID]bool{}
-	last := map[lockss.AUID]poll.Status{} // latest ended poll of this run
-	if n.audit != nil {
-		for _, p := range n.audit.Polls() {
-			if p.Running {
-				polling[p.AU] = true
-			} else if o, ok := last[p.AU]; !ok || o.Ended.Before(p.Ended) {
-				last[p.AU] = p
-			}
+	for _, p := range n.livePolls() {
+		if p.Running {
+			polling[p.AU] = true
 		}
 	}
+	counted := n.store.Stale() == 0 // or to count would take a walk
 	var rows []status.AURow
 	for _, u := range n.units.reg.Units() {
-		rows = append(rows, n.auRow(u, polling[u.ID()], last))
+		rows = append(rows, n.auRow(u, polling[u.ID()], counted))
 	}
 	return rows
 }
 
-func (n *Node) auRow(u *au.Unit, polling bool, last map[lockss.AUID]poll.Status) status.AURow {
-	s, e := u.State(), u.Entry()
+func (n *Node) auRow(u *au.Unit, polling, counted bool) status.AURow {
+	s, e, f := u.State(), u.Entry(), n.history.finding(u.ID())
 	r := status.AURow{
 		AU: u.ID(), Name: u.Name(), Plugin: e.PluginID, Internal: u.IsRegistry(), Fault: u.Problem(),
 		URLs: status.Unknown, Bytes: status.Unknown, Versions: status.Unknown,
 		Crawled: s.LastCrawl, CrawlAttempt: s.LastCrawlAttempt, Crawling: u.Crawling(),
 		Polled: s.LastTopLevelPoll, PollAttempt: s.LastPollStart, Polling: polling,
-		Agreement: s.V3Agreement, HighestAgreement: s.HighestV3Agreement,
-		AgreeingPeers: s.AgreePeersLastPoR, Repairers: n.peers.WillingRepairers(u.ID(), time.Now()),
+		Agreement: s.V3Agreement, HighestAgreement: s.HighestV3Agreement, Damaged: f.damaged, Undecided: f.undecided,
+		AgreeingPeers: s.AgreePeersLastPoR,
 	}
 	if !s.LastCrawlAttempt.IsZero() {
 		result := crawl.Status(s.LastCrawlResult)
+		if result == crawl.Active && !r.Crawling { // the daemon ended without warning
+			result = crawl.Interrupted
+		}
 		r.CrawlResult, r.CrawlFailed = result.String(), result > crawl.Successful
 	}
 	if !s.LastPollStart.IsZero() && s.LastPollResult >= 0 {
@@ -110,42 +106,19 @@ func (n *Node) auRow(u *au.Unit, polling bool, last map[lockss.AUID]poll.Status)
 			}
 		}
 	}
+	r.Repairers = status.Unknown
 	if c := u.Content(); c != nil {
 		r.Disk, r.Dir, r.Created = c.Root(), c.Dir(), c.Created()
-		if sum, err := c.Summary(); err == nil {
-			r.URLs, r.Bytes, r.Versions = sum.URLs, sum.Bytes, sum.Versions
-		} else {
-			n.log.Warn("collection not counted", "au", u.ID(), "err", err)
+		r.Repairers = n.peers.WillingRepairers(u.ID(), time.Now())
+		if counted {
+			if sum, err := c.Summary(); err == nil {
+				r.URLs, r.Bytes, r.Versions = sum.URLs, sum.Bytes, sum.Versions
+			} else {
+				n.log.Warn("collection not counted", "au", u.ID(), "err", err)
+			}
 		}
-	}
-	if p, ok := n.lastPoll(u.ID(), last); ok {
-		r.Damaged, r.Undecided = damage(p)
 	}
 	return r
-}
-
-// lastPoll is the latest poll of ours on a unit that ended, of this run or of the journal.
-func (n *Node) lastPoll(id lockss.AUID, recent map[lockss.AUID]poll.Status) (poll.Result, bool) {
-	if p, ok := recent[id]; ok {
-		return p.Result, true
-	}
-	list, err := n.journal.Polls(journal.Filter{AU: id, Role: string(poll.RolePoller), Limit: 5})
-	if err != nil {
-		return poll.Result{}, false
-	}
-	for _, p := range list {
-		var r poll.Result
-		if !p.Ended.IsZero() && json.Unmarshal(p.Detail, &r) == nil && r.Key != "" {
-			return r, true
-		}
-	}
-	return poll.Result{}, false
-}
-
-// damage counts the URLs that a poll lost and no repair put right, and those it could not
-// decide. What does not fit the bounded list of URLs counts as it was first.
-func damage(p poll.Result) (damaged, undecided int) {
-	return max(0, p.Lost-p.Repairs), p.TooClose + p.NoQuorum
 }
 
 func (n *Node) name(id lockss.AUID) string {
@@ -189,23 +162,32 @@ func (n *Node) journalCrawl(c journal.Crawl) status.CrawlRow {
 	return row
 }
 
+// crawlRow finds a crawl among all, newest first: those that are looked at are young.
 func (n *Node) crawlRow(id int64) (status.CrawlRow, error) {
-	list, err := n.journal.Crawls(journal.Filter{Limit: 10000})
-	if err != nil {
-		return status.CrawlRow{}, err
-	}
-	for _, c := range list {
-		if c.ID == id {
-			return n.journalCrawl(c), nil
+	const page = 100
+	for skip := 0; id > 0; skip += page {
+		list, err := n.journal.Crawls(journal.Filter{Limit: page, Skip: skip})
+		if err != nil {
+			return status.CrawlRow{}, err
+		}
+		for _, c := range list {
+			if c.ID == id {
+				return n.journalCrawl(c), nil
+			}
+		}
+		if len(list) < page {
+			break
 		}
 	}
 	return status.CrawlRow{}, fmt.Errorf("crawl %d: %w", id, status.ErrNotFound)
 }
 
+// livePolls are the polls of this run by key. One runs until its result is kept.
 func (n *Node) livePolls() map[string]poll.Status {
 	live := map[string]poll.Status{}
 	if n.audit != nil {
 		for _, p := range n.audit.Polls() {
+			p.Running = p.Running || n.history.open(p.AU, p.Key)
 			live[p.Key] = p
 		}
 	}
@@ -292,7 +274,7 @@ func (n *Node) voteRows(q status.Query) ([]status.VoteRow, error) {
 	live := map[string]bool{}
 	if n.audit != nil {
 		for _, v := range n.audit.Votes() {
-			if q.AU != "" && q.AU != v.AU {
+			if (q.AU != "" && q.AU != v.AU) || (!q.Before.IsZero() && !v.Started.Before(q.Before)) {
 				continue
 			}
 			live[v.Key+string(v.Poller)] = true
@@ -333,9 +315,7 @@ func (n *Node) peerRows() []status.PeerRow {
 			wire[t.Peer] = status.PeerRow{State: state, Fault: t.LastError}
 		}
 	}
-	n.mu.Lock()
-	configured := n.snapshot.List("org.lockss.id.initialV3PeerList")
-	n.mu.Unlock()
+	configured := n.config().List("org.lockss.id.initialV3PeerList")
 	var rows []status.PeerRow
 	for _, id := range slices.Sorted(maps.Keys(known)) {
 		if id == n.identity {
@@ -401,30 +381,18 @@ func (n *Node) diskRows() []status.DiskRow {
 		count[u.Root]++
 	}
 	var limits Space
-	n.mu.Lock()
-	s := n.snapshot
-	n.mu.Unlock()
-	s.Fill(&limits)
-	below := func(free, total uint64, mb int64, share float64) bool {
-		if share > 1 { // 1.x writes 2 for 2 %
-			share /= 100
-		}
-		return free < uint64(max(0, mb))<<20 || float64(free) < share*float64(total)
-	}
+	n.config().Fill(&limits)
 	var rows []status.DiskRow
 	for _, r := range n.store.Roots() {
 		row := status.DiskRow{Path: r.Path, State: platform.DiskOK, Total: r.Total, Free: r.Free, Units: count[r.Path]}
-		switch {
-		case r.Err != nil:
+		if r.Err != nil {
 			row.State, row.Fault = platform.DiskMissing, r.Err.Error()
-		case below(r.Free, r.Total, limits.FullMB, limits.FullPercent):
-			row.Level = status.DiskFull
-		case below(r.Free, r.Total, limits.LowMB, limits.LowPercent):
-			row.Level = status.DiskLow
+		} else {
+			row.Level = limits.level(r.Free, r.Total)
 		}
 		rows = append(rows, row)
 	}
-	box, err := n.box.State(context.Background())
+	box, err := n.box.State()
 	if err != nil {
 		return rows
 	}
@@ -451,7 +419,7 @@ func (n *Node) titleRows() []status.TitleRow {
 	for _, t := range titles {
 		row := status.TitleRow{Key: t.Key, Name: t.Name, Journal: t.JournalName(), Plugin: t.PluginID, Params: t.Params}
 		if def, ok := n.shelf.definition(t.PluginID); !ok {
-			row.Problem = "its plugin " + t.PluginID + " is not loaded"
+			row.Problem = n.shelf.absent(t.PluginID)
 		} else if conf, _, err := def.Configuration(t.Params); err != nil {
 			row.Problem = err.Error()
 		} else {
@@ -466,18 +434,21 @@ func (n *Node) titleRows() []status.TitleRow {
 	return rows
 }
 
+// pluginRows lists the loaded plugins, then the archives that were refused.
 func (n *Node) pluginRows() []status.PluginRow {
 	uses := map[string]int{}
 	for _, u := range n.units.reg.Units() {
 		uses[u.Entry().PluginID]++
 	}
-	n.shelf.mu.Lock()
-	defer n.shelf.mu.Unlock()
+	loaded, refused := n.shelf.all()
 	var rows []status.PluginRow
-	for _, id := range slices.Sorted(maps.Keys(n.shelf.loaded)) {
-		l := n.shelf.loaded[id]
+	for _, id := range slices.Sorted(maps.Keys(loaded)) {
+		l := loaded[id]
 		rows = append(rows, status.PluginRow{ID: id, Name: l.def.Name(), Version: l.def.Version(), Origin: l.jar, Signer: l.signer,
 			AUs: uses[id], Fault: strings.Join(l.def.Unsupported(), "; ")})
+	}
+	for _, url := range slices.Sorted(maps.Keys(refused)) {
+		rows = append(rows, status.PluginRow{Name: path.Base(url), Origin: url, Fault: "refused: " + refused[url]})
 	}
 	return rows
 }
@@ -491,25 +462,39 @@ func (n *Node) actionRows(q status.Query) ([]status.ActionRow, error) {
 	return rows, err
 }
 
-// secret parameters are shown without their value.
-func secret(name string) bool { return strings.Contains(strings.ToLower(name), "password") }
+// secret parameters are shown without their value: passwords, and name and password of a
+// collection at its publisher.
+func secret(name string) bool {
+	name = strings.ToLower(name)
+	return strings.Contains(name, "password") || strings.HasSuffix(name, ".user_pass")
+}
 
 func (n *Node) configRows() []status.ConfigRow {
-	n.mu.Lock()
-	s := n.snapshot
-	n.mu.Unlock()
+	s := n.config()
 	names := known()
 	notes := map[string]string{}
 	for _, name := range s.Unknown(names, passed...) {
 		notes[name] = "unknown parameter: nothing reads it"
 	}
-	for _, p := range n.problems {
+	for _, name := range waiting(n.start, s) {
+		v, ok := n.start.Get(name)
+		if !ok {
+			v = names[name]
+		}
+		if secret(name) {
+			v = "another value"
+		}
+		notes[name] = fmt.Sprintf("takes effect at the next start; until then %q", v)
+	}
+	for _, p := range problems(s) {
 		notes[p.Name] = p.Msg
 	}
-	var rows []status.ConfigRow
 	for _, name := range s.Names() {
-		names[name] = ""
+		if _, ok := names[name]; !ok {
+			names[name] = ""
+		}
 	}
+	var rows []status.ConfigRow
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		row := status.ConfigRow{Name: name, Value: names[name], Origin: "default", Note: notes[name]}
 		if v, ok := s.Get(name); ok {

@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// A missing function is a Java class that a definition names and this node does not have.
+// A missing function is something that a definition asks for and this node does not do: mostly
+// a Java class.
 type missing struct {
 	key, class, effect string
 	collect, vote      bool // may not be done without it
@@ -95,6 +96,15 @@ var classKeys = map[string]missing{
 	"au_crawlwindow":                            {effect: "the hours of crawling would not be kept", collect: true},
 }
 
+// unused are keys that are read and then have no effect: what they ask for is not done by the
+// services that would do it.
+var unused = map[string]missing{
+	"au_url_poll_result_weight":                  {effect: "in the agreement of a poll all URLs count the same"},
+	"au_repair_from_peer_if_missing_url_pattern": {effect: "a URL that some voters have and this node lacks is not repaired while the vote on it is too close"},
+	"au_substance_url_pattern":                   {effect: "an AU without content of substance is polled and voted on like any other"},
+	"au_non_substance_url_pattern":               {effect: "an AU without content of substance is polled and voted on like any other"},
+}
+
 // nativeExtractors are link extractors that equal what this node does by itself for the
 // type, by their class.
 var nativeExtractors = map[string]string{
@@ -115,7 +125,7 @@ func builtinExtractor(mime string) string {
 	return ""
 }
 
-// findClasses notes every class the definition names.
+// findClasses notes every class the definition names, and every key without effect.
 func (d *Definition) findClasses() {
 	keys := slices.Clone(d.m.keys)
 	slices.Sort(keys)
@@ -128,7 +138,17 @@ func (d *Definition) findClasses() {
 			}
 			continue
 		}
+		if c, ok := unused[k]; ok {
+			if class != "" {
+				d.lack(k, class, c.effect, c.collect, c.vote)
+			}
+			continue
+		}
 		switch {
+		case k == "plugin_store_probe_permission":
+			if on, _ := d.boolean(k, true); !on {
+				d.lack(k, "false", "permission pages of further hosts are stored all the same", false, false)
+			}
 		case k == "au_crawlrules":
 			if s, ok := v.(string); ok {
 				d.lack(k, s, "which URLs belong to the AU is not known", true, true)

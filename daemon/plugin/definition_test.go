@@ -67,6 +67,12 @@ func TestUnsupported(t *testing.T) {
 		{"au_crawlwindow_ser", "<org.lockss.daemon.CrawlWindows-Daily><from>1:00</from></org.lockss.daemon.CrawlWindows-Daily>", true, false, true},
 		{"au_crawlwindow_ser", "<org.lockss.daemon.CrawlWindows-Always/>", false, true, true},
 		{"plugin_cache_result_list", "<list>" + str("404=org.example.Handler") + "</list>", true, false, true},
+		{"au_url_poll_result_weight", str(`"^%s", base_url,0.5`), true, true, true},
+		{"au_repair_from_peer_if_missing_url_pattern", str(`"^%s", base_url`), true, true, true},
+		{"au_substance_url_pattern", "<list>" + str(`"^%s", base_url`) + "</list>", true, true, true},
+		{"au_non_substance_url_pattern", str(`"^%s", base_url`), true, true, true},
+		{"plugin_store_probe_permission", "<boolean>false</boolean>", true, true, true},
+		{"plugin_store_probe_permission", "<boolean>true</boolean>", false, true, true},
 		{"some_future_key", class, false, true, true},
 	} {
 		d := mustParse(t, entry(c.key, c.value))
