@@ -328,3 +328,15 @@ func write(t *testing.T, path, text string) {
 		t.Fatal(err)
 	}
 }
+
+func TestTitlesOfOneIDStayApart(t *testing.T) {
+	got, err := ParseXML([]byte(`<lockss-config><property name="org.lockss.title">
+		<property name="x"><property name="title" value="One"/></property>
+		<property name="x"><property name="title" value="Two"/></property></property></lockss-config>`), Facts{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got["org.lockss.title.x.title"] != "One" || got["org.lockss.title.x#2.title"] != "Two" || len(got) != 2 {
+		t.Errorf("got %v, want both titles", got)
+	}
+}

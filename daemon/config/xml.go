@@ -55,7 +55,7 @@ func ParseXML(b []byte, facts Facts) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := evaluator{facts: facts, values: map[string]string{}}
+	e := evaluator{facts: facts, values: map[string]string{}, titles: map[string]int{}}
 	if err := e.children(root, nil, true, nil); err != nil {
 		return nil, err
 	}
@@ -106,6 +106,7 @@ func parseTree(b []byte) (*element, error) {
 type evaluator struct {
 	facts  Facts
 	values map[string]string
+	titles map[string]int // how often an id stood directly below org.lockss.title
 }
 
 // children evaluates what stands below n. path is the open property names; list, when not
@@ -127,6 +128,13 @@ func (e *evaluator) one(c *element, path []string, active bool, list *[]string) 
 		name, ok := c.attrs["name"]
 		if !ok || name == "" {
 			return &XMLError{c.line, "<property> without a name"}
+		}
+		if strings.Join(path, ".") == "org.lockss.title" {
+			// Two titles may have one id, which has no meaning; they must not be mixed
+			// (titledb.md 1.1).
+			if e.titles[name]++; e.titles[name] > 1 {
+				name += "#" + strconv.Itoa(e.titles[name])
+			}
 		}
 		path = append(path[:len(path):len(path)], name)
 		if v, ok := c.attrs["value"]; ok && active {
