@@ -166,6 +166,7 @@ func (c *channel) finish() {
 	if c.called == "" {
 		n := t.incoming[c.from]
 		n.all--
+		t.accepted--
 		if c.unintroduced {
 			n.unintroduced--
 		}

@@ -80,6 +80,7 @@ type Config struct {
 const (
 	maxUnintroduced = 50       // channels from one address that have not said who they are
 	maxIncoming     = 200      // channels from one address
+	maxAccepted     = 4000     // channels from all addresses
 	maxQueue        = 1000     // messages waiting for one peer
 	maxWaiting      = 1 << 30  // bytes waiting for all peers, beside the last message; a quarter of it for one
 	maxSpool        = 1 << 30  // bytes of large messages arriving at once, beside one of full size
@@ -126,6 +127,7 @@ type Transport struct {
 	running   sync.WaitGroup // channels
 	peers     map[lockss.PeerID]*peer
 	incoming  map[netip.Prefix]*callers
+	accepted  int // channels in incoming, of all addresses
 	lastRetry time.Time
 	waiting   int64 // bytes in all queues
 }
@@ -279,9 +281,9 @@ func (t *Transport) incomingChannel(conn net.Conn) {
 		n = new(callers)
 		t.incoming[from] = n
 	}
-	if n.unintroduced >= maxUnintroduced || n.all >= maxIncoming {
-		t.log.Warn("connection refused: too many from this address", "address", conn.RemoteAddr(),
-			"channels", n.all, "unintroduced", n.unintroduced)
+	if n.unintroduced >= maxUnintroduced || n.all >= maxIncoming || t.accepted >= maxAccepted {
+		t.log.Warn("connection refused: too many from this address, or in all", "address", conn.RemoteAddr(),
+			"channels", n.all, "unintroduced", n.unintroduced, "all", t.accepted)
 		conn.Close()
 		if n.all == 0 {
 			delete(t.incoming, from)
@@ -290,6 +292,7 @@ func (t *Transport) incomingChannel(conn net.Conn) {
 	}
 	n.all++
 	n.unintroduced++
+	t.accepted++
 	c := t.newChannel()
 	c.conn, c.remote, c.from, c.unintroduced = conn, conn.RemoteAddr().String(), from, true
 	t.start(c)

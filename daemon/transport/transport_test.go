@@ -515,6 +515,21 @@ func TestUnintroducedChannelsAreBoundedPerAddress(t *testing.T) {
 	n.call(t).introduced(n.cfg.Identity)
 }
 
+func TestIncomingChannelsAreBoundedInAll(t *testing.T) {
+	n := startNode(t, Config{})
+	fill := func(k int) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.accepted += k
+	}
+	fill(maxAccepted) // as many as others could hold
+	if b := n.call(t).end(); len(b) != 0 {
+		t.Errorf("one too many got %x, want nothing", b)
+	}
+	fill(-maxAccepted)
+	n.call(t).introduced(n.cfg.Identity)
+}
+
 func TestCallersAreCountedByNetwork(t *testing.T) {
 	for addr, want := range map[string]string{"192.0.2.7:1": "192.0.2.7/32", "[::ffff:192.0.2.7]:2": "192.0.2.7/32",
 		"[2001:db8:1:2:3:4:5:6]:1": "2001:db8:1:2::/64", "[fe80::1%eth0]:1": "fe80::/64"} {
