@@ -11,7 +11,7 @@
 // the faces may ask for) and history.go (what the journal keeps). Nothing else here knows more
 // than one service.
 //
-// A new configuration takes effect at once where package params.go says so (settings): plugins,
+// A new configuration takes effect at once where params.go says so (settings): plugins,
 // titles, collections, accounts, access lists, polls, peers. All else waits for the next start;
 // the log and the configuration table name it. At the start the node waits for a configuration
 // that loads, and says on the port of the pages why there is none (wait.go). No copy of it is
